@@ -1,0 +1,122 @@
+//! The library's error: what was being done, to what, and what the kernel said. It carries a kind, from which
+//! the command line chooses its exit code, a chain of causes and a hint. It never prints itself.
+
+use std::fmt;
+
+/// What went wrong, as far as the caller has to tell cases apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A test failed, drift was found, or a checked file has errors.
+    Failed,
+    /// The command line was wrong: no such lab, no such node.
+    Usage,
+    /// The lab file is wrong.
+    LabFile,
+    /// The machine lacks something: privilege, a kernel feature, a program.
+    Environment,
+    /// The kernel refused an operation.
+    Kernel,
+    /// A bug in vilab.
+    Bug,
+}
+
+/// An error with its causes, outermost first.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    what: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    #[must_use]
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into(), causes: Vec::new(), hint: None }
+    }
+
+    #[must_use]
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, what)
+    }
+
+    #[must_use]
+    pub fn environment(what: impl Into<String>) -> Self {
+        Self::new(Kind::Environment, what)
+    }
+
+    #[must_use]
+    pub fn kernel(what: impl Into<String>) -> Self {
+        Self::new(Kind::Kernel, what)
+    }
+
+    #[must_use]
+    pub fn bug(what: impl Into<String>) -> Self {
+        Self::new(Kind::Bug, what)
+    }
+
+    /// Appends a cause: the innermost is added last.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.causes.push(cause.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Wraps this error: `what` comes first, this error becomes its cause.
+    #[must_use]
+    pub fn context(mut self, what: impl Into<String>) -> Self {
+        self.causes.insert(0, std::mem::replace(&mut self.what, what.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    #[must_use]
+    pub fn causes(&self) -> &[String] {
+        &self.causes
+    }
+
+    #[must_use]
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        for cause in &self.causes {
+            write!(f, "\n  caused by: {cause}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Adds what was being done to a plain operating system error.
+pub trait Context<T> {
+    /// # Errors
+    /// The same failure, as an [`Error`] of `kind` that says `what` was being done.
+    fn doing(self, kind: Kind, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
+    fn doing(self, kind: Kind, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| Error::new(kind, what()).because(e))
+    }
+}

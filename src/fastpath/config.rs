@@ -1,0 +1,59 @@
+//! What the fast path must know of a lab: a plain table that [`crate::plan`] writes and the engine reads. Indices
+//! refer to the vectors of [`Config`].
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Config {
+    pub nodes: Vec<BaseNode>,
+    pub partitions: Vec<Partition>,
+    pub interfaces: Vec<Interface>,
+}
+
+/// A base node whose virtual links the fast path carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseNode {
+    /// As the lab names it.
+    pub name: String,
+    pub netns: String,
+    /// Its loopback: the near end of its base tunnels.
+    pub addr: Ipv4Addr,
+}
+
+/// The namespace of a VH or VR on such a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// `VI/node`.
+    pub name: String,
+    pub netns: String,
+    /// Index in [`Config::nodes`].
+    pub node: usize,
+}
+
+/// One end of a virtual link: a TUN device `dev` in the partition. A packet read from it gets the link header
+/// `local -> remote` and goes to the layer below.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Index in [`Config::partitions`].
+    pub partition: usize,
+    pub dev: String,
+    pub mtu: u32,
+    /// Link addresses.
+    pub local: Ipv4Addr,
+    pub remote: Ipv4Addr,
+    pub below: Below,
+}
+
+/// Where the link header of an interface travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Below {
+    /// In a base tunnel from the base node's own address to `remote`. Link packets to this interface are accepted
+    /// from that tunnel only: the strong host model at the link layer.
+    Base { remote: Ipv4Addr },
+    /// Nowhere: the other end is on the same base node.
+    Inside,
+    /// As a packet of the VI below, sent by this partition (index in [`Config::partitions`]).
+    Partition(usize),
+}

@@ -1,0 +1,5 @@
+//! The userspace fast path.
+
+pub mod config;
+
+pub use config::Config;

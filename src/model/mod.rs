@@ -1,0 +1,331 @@
+//! The lab with every name bound, every node placed, every address, device name and MTU known. A checked
+//! [`crate::spec`] goes in, a [`Lab`] or all its errors come out. It never touches the kernel, a clock or chance.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// Index of a network in [`Lab::networks`]; 0 is the base network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NetId(pub usize);
+
+/// The base network.
+pub const BASE: NetId = NetId(0);
+
+/// A node: the network and the index in [`Network::nodes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId {
+    pub net: NetId,
+    pub index: usize,
+}
+
+/// A link: the network and the index in [`Network::links`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LinkId {
+    pub net: NetId,
+    pub index: usize,
+}
+
+/// One end of a link: `side` is 0 or 1, an index in [`Link::ends`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EndId {
+    pub link: LinkId,
+    pub side: usize,
+}
+
+/// What a node is in its network. In a VI, all nodes forward (paper, II.2.1); a host has a host address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Host,
+    Router,
+    Both,
+}
+
+/// What the file asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataplaneChoice {
+    #[default]
+    Auto,
+    Kernel,
+    Fastpath,
+}
+
+/// What carries the virtual links that end on a base node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dataplane {
+    Kernel,
+    Fastpath,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Routing {
+    Static,
+    None,
+}
+
+/// A whole lab, resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lab {
+    pub name: String,
+    pub description: Option<String>,
+    pub dataplane: DataplaneChoice,
+    /// The base network first, then the VIs in the order of the file.
+    pub networks: Vec<Network>,
+    pub tests: Vec<Test>,
+}
+
+/// The base network or a Virtual Internet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    pub id: NetId,
+    /// `base`, or the VI's name.
+    pub name: String,
+    /// What the VI rides on; `None` for the base.
+    pub over: Option<NetId>,
+    /// 0 for the base, 1 for a VI on the base, and so on: a packet of depth n has n+1 added IP headers (n > 0).
+    pub depth: usize,
+    /// Network-layer addresses come from here.
+    pub pool: Ipv4Net,
+    pub routing: Routing,
+    pub nodes: Vec<Node>,
+    pub links: Vec<Link>,
+}
+
+/// A base node, VH or VR. Each is one network namespace, the node's partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    /// Unique within its network; full name `network/name`.
+    pub name: String,
+    pub role: Role,
+    /// The node of the underlay it is placed on; `None` in the base.
+    pub at: Option<NodeId>,
+    /// The base node it ends up on; itself in the base.
+    pub base: NodeId,
+    /// Base nodes only: what the file asks for this node.
+    pub dataplane: DataplaneChoice,
+    /// Namespace name: `b.X` for base nodes, `v.VI.node` for partitions.
+    pub netns: String,
+    /// /32 on `lo`: the loopback of a base node, the host address H of a VH; none for a pure VR.
+    pub host: Option<Ipv4Addr>,
+    /// /32s on `lo` that are link addresses of links of VIs stacked on this one (the upper VI's link layer is
+    /// this network layer: paper, Figure 10).
+    pub stacked: Vec<Ipv4Addr>,
+    /// Its interfaces, in link order.
+    pub ends: Vec<EndId>,
+    /// Whether it forwards packets that are not for itself.
+    pub forwards: bool,
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A link between two nodes of one network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    pub id: LinkId,
+    /// `a--b`, `a--b.2`, or the name the file gives.
+    pub name: String,
+    pub ends: [End; 2],
+    pub cost: u32,
+    /// Usable size of IP packets on this link, bytes.
+    pub mtu: u32,
+    /// How the two ends reach each other below; `None` in the base (a wire).
+    pub carrier: Option<Carrier>,
+}
+
+/// One end: an interface in the node's namespace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct End {
+    pub node: NodeId,
+    /// Device name in the node's namespace, at most 15 bytes.
+    pub dev: String,
+    /// The interface's one network-layer address, of a /31.
+    pub addr: Ipv4Addr,
+    /// VIs only: this end's link-layer address.
+    pub link_addr: Option<Ipv4Addr>,
+}
+
+/// What lies below a virtual link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Carrier {
+    /// Over the base, between two base nodes: the link header rides in a base tunnel between their loopbacks.
+    Tunnel,
+    /// Over the base, both ends on one base node: the link header stays on the node.
+    Inside,
+    /// Over another VI: the link header is a packet of that VI.
+    Stacked,
+}
+
+/// A test or an action of `tests:`, with names bound.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Test {
+    /// The `name:` given, or the test in words, as the file has it.
+    pub name: String,
+    /// Line in the lab file, from 1.
+    pub line: usize,
+    /// Retried until it holds or this many milliseconds have passed.
+    pub within_ms: Option<u64>,
+    /// Must not hold.
+    pub not: bool,
+    pub kind: TestKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum TestKind {
+    /// Echo requests, each ordered pair; `size` is ICMP payload bytes as in ping(8).
+    Ping {
+        pairs: Vec<(NodeId, NodeId)>,
+        count: u32,
+        size: Option<u32>,
+        df: bool,
+    },
+    /// No node of one network reaches a node of another.
+    Isolated {
+        networks: Vec<NetId>,
+    },
+    /// Nodes that answer a traceroute, the destination last.
+    Trace {
+        from: NodeId,
+        to: NodeId,
+        hops: Vec<NodeId>,
+    },
+    /// TTL of a packet sent with 64 when it arrives at `to`.
+    Ttl {
+        from: NodeId,
+        to: NodeId,
+        is: u8,
+    },
+    /// The IP headers of one probe each time it passes the interfaces of base node `at`.
+    Headers {
+        from: NodeId,
+        to: NodeId,
+        at: NodeId,
+        is: Vec<HeaderRow>,
+    },
+    /// IP headers added below the network layer's own; usable MTU proved by a DF probe.
+    Depth {
+        net: NetId,
+        headers: usize,
+        mtu: Option<u32>,
+    },
+    /// Largest packet that passes with DF set.
+    Mtu {
+        from: NodeId,
+        to: NodeId,
+        is: u32,
+    },
+    /// A hand-built packet put on the wire by base node `at`; header addresses outermost first.
+    Inject {
+        at: NodeId,
+        stack: Vec<(Ipv4Addr, Ipv4Addr)>,
+        /// Node that owns the innermost destination.
+        to: NodeId,
+        delivered: bool,
+        /// The counter that must count it.
+        by: Option<String>,
+        /// False: the strong-host rule of the base node it is sent to is off meanwhile (control run).
+        strong_host: bool,
+    },
+    Down(Target),
+    Up(Target),
+    /// Milliseconds.
+    Wait(u64),
+}
+
+/// What a `down:` or `up:` acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    Link(LinkId),
+    Node(NodeId),
+}
+
+/// One expected row of a `headers:` test; what is `None` is not compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeaderRow {
+    /// True: the packet enters the base node; false: it leaves.
+    pub inward: bool,
+    /// The base node at the other end of that wire.
+    pub neighbour: NodeId,
+    pub base: Option<(Ipv4Addr, Ipv4Addr)>,
+    pub link: Option<(Ipv4Addr, Ipv4Addr)>,
+    pub net: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// The whole stack, outermost first.
+    pub stack: Option<Vec<(Ipv4Addr, Ipv4Addr)>>,
+}
+
+impl Lab {
+    #[must_use]
+    pub fn base(&self) -> &Network {
+        &self.networks[BASE.0]
+    }
+
+    #[must_use]
+    pub fn net(&self, id: NetId) -> &Network {
+        &self.networks[id.0]
+    }
+
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.networks[id.net.0].nodes[id.index]
+    }
+
+    #[must_use]
+    pub fn link(&self, id: LinkId) -> &Link {
+        &self.networks[id.net.0].links[id.index]
+    }
+
+    #[must_use]
+    pub fn end(&self, id: EndId) -> &End {
+        &self.link(id.link).ends[id.side]
+    }
+
+    /// The other end of the same link.
+    #[must_use]
+    pub fn peer(&self, id: EndId) -> &End {
+        &self.link(id.link).ends[1 - id.side]
+    }
+
+    /// `base/X` or `VI/node`.
+    #[must_use]
+    pub fn full_name(&self, id: NodeId) -> String {
+        format!("{}/{}", self.net(id.net).name, self.node(id).name)
+    }
+
+    /// The address a name stands for: the host address, else that of the first interface. None for a router
+    /// without links.
+    #[must_use]
+    pub fn address(&self, id: NodeId) -> Option<Ipv4Addr> {
+        let node = self.node(id);
+        node.host.or_else(|| node.ends.first().map(|e| self.end(*e).addr))
+    }
+
+    /// All addresses of a node's namespace.
+    pub fn addresses(&self, id: NodeId) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let node = self.node(id);
+        node.host
+            .into_iter()
+            .chain(node.ends.iter().map(|e| self.end(*e).addr))
+            .chain(node.stacked.iter().copied())
+    }
+
+    /// The node of network `net` that has `addr`.
+    #[must_use]
+    pub fn owner(&self, net: NetId, addr: Ipv4Addr) -> Option<NodeId> {
+        self.net(net).nodes.iter().map(|n| n.id).find(|id| self.addresses(*id).any(|a| a == addr))
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.networks.iter().flat_map(|n| n.nodes.iter())
+    }
+
+    /// Namespace of the link layer of a base node under the kernel dataplane: `l.X`.
+    #[must_use]
+    pub fn link_netns(&self, base: NodeId) -> String {
+        format!("l.{}", self.node(base).name)
+    }
+}

@@ -1,0 +1,102 @@
+//! One ordered, printable list of kernel operations. A [`crate::model::Lab`], its routes and what the machine can
+//! do go in; a [`Plan`] comes out. It never touches the kernel: [`crate::apply`] does, in this order.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::fastpath::Config;
+
+/// Everything `up` does to the kernel, in order, and what runs beside it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Plan {
+    pub stages: Vec<Stage>,
+    /// The userspace fast path, where a base node uses it.
+    pub fastpath: Option<Config>,
+    /// `/etc/hosts` of each namespace that can be entered.
+    pub hosts: BTreeMap<String, String>,
+}
+
+/// Operations that belong together: one line of progress.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    pub name: String,
+    pub ops: Vec<Op>,
+}
+
+/// A next hop. At least one of the two is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    pub via: Option<Ipv4Addr>,
+    pub dev: String,
+}
+
+/// One operation on the kernel; `Display` gives it as `ip`, `tc`, `nft` and `sysctl` lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// A network namespace, its `lo` up.
+    AddNetns {
+        ns: String,
+    },
+    /// `key` as in sysctl(8), with `/` between the parts: `net/ipv4/ip_forward`.
+    SetSysctl {
+        ns: String,
+        key: String,
+        value: String,
+    },
+    /// A veth pair, each end made in its namespace with one queue, `mtu` set, and up.
+    AddVeth {
+        a: (String, String),
+        b: (String, String),
+        mtu: u32,
+    },
+    AddAddr {
+        ns: String,
+        dev: String,
+        addr: Ipv4Net,
+    },
+    /// An ipip device (RFC 2003) with fixed outer TTL 64, hence DF, made in `ns` under the name `dev`.
+    AddIpip {
+        ns: String,
+        dev: String,
+        local: Ipv4Addr,
+        remote: Ipv4Addr,
+    },
+    /// A persistent TUN device.
+    AddTun {
+        ns: String,
+        dev: String,
+    },
+    /// To another namespace under another name: a tunnel keeps encapsulating where it was made.
+    MoveLink {
+        ns: String,
+        dev: String,
+        to: String,
+        name: String,
+    },
+    /// MTU, MULTICAST flag on, up.
+    SetUp {
+        ns: String,
+        dev: String,
+        mtu: u32,
+    },
+    /// netem with this delay as root qdisc: breaks the kernel's limit on nested tunnels.
+    AddBreak {
+        ns: String,
+        dev: String,
+        delay_us: u32,
+    },
+    AddRoute {
+        ns: String,
+        prefix: Ipv4Net,
+        hops: Vec<Hop>,
+        src: Option<Ipv4Addr>,
+    },
+    /// A ruleset for `nft -f`.
+    AddRuleset {
+        ns: String,
+        text: String,
+    },
+}
