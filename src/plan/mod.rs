@@ -8,10 +8,32 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::fastpath::Config;
+use crate::model::Dataplane;
+
+/// What the running machine can carry, as far as planning depends on it; measured by
+/// [`crate::observe`], never assumed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Machine {
+    /// ipip devices can be made.
+    pub ipip: bool,
+    /// nftables works and the `nft` program is there.
+    pub nft: bool,
+    /// TUN devices can be made.
+    pub tun: bool,
+    /// netem qdiscs can be made.
+    pub netem: bool,
+    /// The largest number of nested ipip tunnels a packet passes; `None` where it was not measured or no limit
+    /// was met.
+    pub nesting: Option<usize>,
+}
 
 /// Everything `up` does to the kernel, in order, and what runs beside it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Plan {
+    /// What carries each base node, in the order of the base network's nodes.
+    pub dataplanes: Vec<Dataplane>,
+    /// Why that dataplane, in one sentence.
+    pub why: String,
     pub stages: Vec<Stage>,
     /// The userspace fast path, where a base node uses it.
     pub fastpath: Option<Config>,
