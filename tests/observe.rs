@@ -1,6 +1,8 @@
 //! Measures a small routed network of namespaces: three base nodes in a row, and two pairs of plain nodes that use
 //! the same addresses. Needs root; skips visibly without it unless `VILAB_REQUIRE` names `netns`.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and speak")]
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
