@@ -1,11 +1,23 @@
 //! The lab with every name bound, every node placed, every address, device name and MTU known. A checked
 //! [`crate::spec`] goes in, a [`Lab`] or all its errors come out. It never touches the kernel, a clock or chance.
 
+pub mod address;
+mod bind;
+mod build;
+pub mod names;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use build::build;
+
+use crate::error::{Error, Kind, Result};
+use crate::expand;
+use crate::spec::{self, Report};
 
 /// Index of a network in [`Lab::networks`]; 0 is the base network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -328,4 +340,26 @@ impl Lab {
     pub fn link_netns(&self, base: NodeId) -> String {
         format!("l.{}", self.node(base).name)
     }
+}
+
+/// Reads, expands and builds the lab of a file's text; `path` is for the errors.
+///
+/// # Errors
+/// All errors of the file, rendered with the offending text underlined.
+pub fn parse(path: &Path, text: &str) -> Result<Lab> {
+    let built = spec::parse(text).and_then(expand::expand).and_then(|flat| build(&flat, text));
+    built.map_err(|errors| Report::new(path, text, errors).into_error())
+}
+
+/// Reads the lab of a file.
+///
+/// # Errors
+/// As [`parse`], or that the file cannot be read.
+pub fn load(path: &Path) -> Result<Lab> {
+    let bytes = std::fs::read(path)
+        .map_err(|e| Error::new(Kind::LabFile, format!("cannot read {}", path.display())).because(e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Error::new(Kind::LabFile, format!("{} is not text", path.display())).because(e.utf8_error())
+    })?;
+    parse(path, &text)
 }
