@@ -106,7 +106,7 @@ struct Term {
 
 /// `a -- {b c} -- d[1..3]`: neighbours in the chain are linked, each with each, but two bare ranges pair up.
 fn chain(text: &Spanned<String>) -> Result<Vec<Pair>, Diagnostic> {
-    let terms = text.value.split("--").map(|t| term(t, text.span)).collect::<Result<Vec<_>, _>>()?;
+    let terms = text.value.split("--").map(|t| term(t, text)).collect::<Result<Vec<_>, _>>()?;
     if terms.len() < 2 {
         let error = Diagnostic::new("link", text.span, "a link needs two ends").label("such as `a -- b`");
         return Err(error);
@@ -131,10 +131,11 @@ fn chain(text: &Spanned<String>) -> Result<Vec<Pair>, Diagnostic> {
     Ok(pairs)
 }
 
-fn term(text: &str, span: Span) -> Result<Term, Diagnostic> {
+fn term(text: &str, whole: &Spanned<String>) -> Result<Term, Diagnostic> {
     let text = text.trim();
-    let error = |why: &str| Diagnostic::new("link", span, why);
+    let error = |why: &str| Diagnostic::new("link", whole.span, why);
     let names = |word: &str| -> Result<Vec<Spanned<String>>, Diagnostic> {
+        let span = whole.part(word).span;
         let names = range::expand(word).map_err(|why| Diagnostic::new("range", span, why))?;
         Ok(names.into_iter().map(|n| Spanned::new(n, span)).collect())
     };

@@ -1,5 +1,5 @@
 //! Ranges and generators written out. A [`LabSpec`] goes in; a [`FlatLab`], in which every node and every link
-//! stands by itself, comes out, or all errors. It never binds a name to a node.
+//! stands by itself, comes out, and every error is noted. It never binds a name to a node.
 
 mod link;
 mod range;
@@ -57,24 +57,17 @@ pub struct FlatLink {
     pub mtu: Option<Spanned<u32>>,
 }
 
-/// Writes out everything that stands for several things.
-///
-/// # Errors
-/// All errors in ranges and generators.
-pub fn expand(spec: LabSpec) -> Result<FlatLab, Vec<Diagnostic>> {
-    let mut errors = Vec::new();
-    let base = base(spec.base, &mut errors);
-    let vis: Vec<FlatVi> = spec.vis.into_iter().map(|v| vi(v, &mut errors)).collect();
+/// Writes out everything that stands for several things, noting every error in ranges and generators.
+pub fn expand(spec: LabSpec, errors: &mut Vec<Diagnostic>) -> FlatLab {
+    let base = base(spec.base, errors);
+    let vis: Vec<FlatVi> = spec.vis.into_iter().map(|v| vi(v, errors)).collect();
     let nodes = base.nodes.len() + vis.iter().map(|v| v.nodes.len()).sum::<usize>();
     if nodes > MAX_NODES {
         let title = format!("the lab has {nodes} nodes; {MAX_NODES} is the bound");
         errors.push(Diagnostic::new("too-big", spec.name.span, title));
     }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
     let LabSpec { name, description, dataplane, tests, .. } = spec;
-    Ok(FlatLab { name, description, dataplane, base, vis, tests })
+    FlatLab { name, description, dataplane, base, vis, tests }
 }
 
 fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
@@ -107,7 +100,7 @@ fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
 /// `n[1..8]: "R[1..8]"` pairs up; one placement serves all.
 fn vi_nodes(node: &ViNodeSpec, errors: &mut Vec<Diagnostic>) -> Vec<ViNodeSpec> {
     let names = range::expand_or(&node.name, errors);
-    let places = range::expand_or(&node.at, errors);
+    let mut places = range::expand_or(&node.at, errors);
     if places.len() != 1 && places.len() != names.len() {
         let title = format!("{} nodes cannot pair up with {} places", names.len(), places.len());
         errors.push(
@@ -115,7 +108,7 @@ fn vi_nodes(node: &ViNodeSpec, errors: &mut Vec<Diagnostic>) -> Vec<ViNodeSpec> 
                 .label(format!("{} places", places.len()))
                 .see(node.name.span, format!("{} nodes", names.len())),
         );
-        return Vec::new();
+        places = vec![Spanned::new(String::new(), node.at.span)];
     }
     if names.len() > 1
         && let Some(address) = &node.address

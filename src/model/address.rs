@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn small_pools_are_packed() {
         let need = Need { hosts: 3, stacked: 0, links: 2 };
-        let layout = layout(net("192.168.0.0/28"), need).unwrap();
+        let layout = layout(net("192.168.0.0/29"), need).unwrap();
         assert_eq!(layout.hosts, u32::from(Ipv4Addr::new(192, 168, 0, 1)));
         assert_eq!(layout.links, u32::from(Ipv4Addr::new(192, 168, 0, 4)));
         assert_eq!(super::layout(net("192.168.0.0/30"), need), None);

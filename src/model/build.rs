@@ -27,13 +27,15 @@ const LEAST_MTU: u32 = 68;
 /// One IPv4 header without options.
 const HEADER: u32 = 20;
 
-/// Binds, places, addresses and measures a lab. `source` is the file's text, for lines.
+/// Binds, places, addresses and measures a lab. `source` is the file's text, for lines; `errors` are those of the
+/// stages before.
 ///
 /// # Errors
-/// All errors of the lab.
-pub fn build(flat: &FlatLab, source: &str) -> Result<Lab, Errors> {
-    let mut builder = Builder { flat, errors: Vec::new(), lab: empty(flat) };
+/// All errors of the lab, those of the stages before included.
+pub fn build(flat: &FlatLab, source: &str, errors: Errors) -> Result<Lab, Errors> {
+    let mut builder = Builder { flat, errors, lab: empty(flat) };
     builder.networks();
+    builder.fixed_addresses();
     let sound = builder.errors.is_empty();
     if sound {
         builder.addresses();
@@ -96,7 +98,7 @@ impl<'a> Builder<'a> {
 
     fn base(&mut self) {
         let flat = &self.flat.base;
-        if flat.nodes.is_empty() {
+        if flat.nodes.is_empty() && self.errors.is_empty() {
             self.error("empty-base", flat.span, "the base network has no nodes");
         }
         self.check_node_names(flat.nodes.iter().map(|n| &n.name), "base");
@@ -162,8 +164,10 @@ impl<'a> Builder<'a> {
             let title = format!("`{}` cannot be the name of a VI", vi.name.value);
             self.errors.push(Diagnostic::new("name", vi.name.span, title).label(fault));
         }
-        if vi.over.value == "base" {
-            return Some(BASE);
+        match vi.over.value.as_str() {
+            "base" => return Some(BASE),
+            "" => return None,
+            _ => {}
         }
         let found = self.flat.vis.iter().position(|v| v.name.value == vi.over.value);
         if found.is_none() {
@@ -211,7 +215,7 @@ impl<'a> Builder<'a> {
     fn declare(&mut self, index: usize, over: Option<NetId>, depth: usize) {
         let vi = &self.flat.vis[index];
         let net = NetId(index + 1);
-        if vi.nodes.is_empty() {
+        if vi.nodes.is_empty() && self.errors.is_empty() {
             self.error("empty-vi", vi.name.span, format!("VI `{}` has no nodes", vi.name.value));
         }
         self.check_node_names(vi.nodes.iter().map(|n| &n.name), &format!("VI `{}`", vi.name.value));
@@ -232,7 +236,7 @@ impl<'a> Builder<'a> {
         self.lab.networks.push(Network {
             id: net,
             name: vi.name.value.clone(),
-            over: Some(over.unwrap_or(BASE)),
+            over,
             depth,
             pool: NETWORK_POOL,
             routing: vi.routing,
@@ -242,9 +246,12 @@ impl<'a> Builder<'a> {
     }
 
     fn place(&mut self, net: NetId) {
-        let below = self.lab.net(net).over.unwrap_or(BASE);
+        let Some(below) = self.lab.net(net).over else { return };
         for (index, spec) in self.vi(net).nodes.iter().enumerate() {
             let word = spec.at.value.as_str();
+            if word.is_empty() || self.lab.net(below).nodes.is_empty() {
+                continue;
+            }
             let prefix = format!("{}/", self.lab.net(below).name);
             let short = word.strip_prefix(&prefix).unwrap_or(word);
             match self.find(below, short) {
@@ -253,7 +260,6 @@ impl<'a> Builder<'a> {
                     let node = &mut self.lab.networks[net.0].nodes[index];
                     (node.at, node.base) = (Some(at), base);
                 }
-                None if self.flat.vis.get(below.0.wrapping_sub(1)).is_some_and(|v| v.nodes.is_empty()) => {}
                 None => self.misplaced(net, below, &spec.at),
             }
         }
@@ -349,7 +355,6 @@ impl<'a> Builder<'a> {
     // ---- addresses ---------------------------------------------------------------------------------------
 
     fn addresses(&mut self) {
-        self.fixed_addresses();
         self.pools();
         if !self.errors.is_empty() {
             return;
@@ -511,19 +516,23 @@ impl<'a> Builder<'a> {
 
     /// A node's given address must not be an address of a network that shares a base node with its own.
     fn check_addresses(&mut self) {
+        let of_base = self.flat.base.nodes.iter().filter_map(|n| Some((BASE, n.loopback.as_ref()?)));
+        let of_vis = self.flat.vis.iter().enumerate().flat_map(|(index, vi)| {
+            vi.nodes.iter().filter_map(move |n| Some((NetId(index + 1), n.address.as_ref()?)))
+        });
         let mut errors = Vec::new();
-        for (index, vi) in self.flat.vis.iter().enumerate() {
-            let net = NetId(index + 1);
-            for spec in vi.nodes.iter().filter_map(|n| n.address.as_ref()) {
-                let others = self.lab.networks.iter().filter(|n| n.id != net);
-                for other in others.filter(|n| n.pool.contains(&spec.value)) {
-                    let Some(node) = self.shared_node(net, other.id) else { continue };
-                    let title = format!(
-                        "{} of `{}` lies in the pool {} of `{}`; both stand on base node `{node}`",
-                        spec.value, vi.name.value, other.pool, other.name
-                    );
-                    errors.push(Diagnostic::new("overlapping-pools", spec.span, title));
-                }
+        for (net, given) in of_base.chain(of_vis) {
+            let others = self.lab.networks.iter().filter(|n| n.id != net);
+            for other in others.filter(|n| n.pool.contains(&given.value)) {
+                let Some(node) = self.shared_node(net, other.id) else { continue };
+                let title = format!(
+                    "{} of `{}` lies in the pool {} of `{}`; both stand on base node `{node}`",
+                    given.value,
+                    self.lab.net(net).name,
+                    other.pool,
+                    other.name
+                );
+                errors.push(Diagnostic::new("overlapping-pools", given.span, title));
             }
         }
         self.errors.extend(errors);

@@ -347,7 +347,12 @@ impl Lab {
 /// # Errors
 /// All errors of the file, rendered with the offending text underlined.
 pub fn parse(path: &Path, text: &str) -> Result<Lab> {
-    let built = spec::parse(text).and_then(expand::expand).and_then(|flat| build(&flat, text));
+    let mut errors = Vec::new();
+    let spec = spec::parse(text, &mut errors);
+    let built = match spec.map(|spec| expand::expand(spec, &mut errors)) {
+        Some(flat) => build(&flat, text, errors),
+        None => Err(errors),
+    };
     built.map_err(|errors| Report::new(path, text, errors).into_error())
 }
 

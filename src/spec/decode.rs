@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::diag::{Diagnostic, Spanned};
 use super::fields::{Errors, Fields, choice, entries, list, not_yet, number, parsed, text, wrong_type};
-use super::tests::{part_of, test};
+use super::tests::test;
 use super::yaml::{Tree, Value};
 use super::{BaseNodeSpec, BaseSpec, LabSpec, LinkSpec, Shape, ViNodeSpec, ViSpec};
 use crate::model::{DataplaneChoice, Role, Routing};
@@ -22,21 +22,21 @@ const LATER_ROUTINGS: [&str; 4] = ["ospf", "isis", "rip", "bgp"];
 const IMPAIRMENTS: [&str; 7] = ["delay", "jitter", "loss", "rate", "rtt", "forward", "backward"];
 
 /// The whole file.
-pub(super) fn lab(tree: &Tree, source: &str, errors: &mut Errors) -> Option<LabSpec> {
+pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
     let mut fields = Fields::new(tree, "the lab", errors)?;
     let name = fields.require("name", errors).and_then(|t| lab_name(t, errors));
     let description =
         fields.take("description").and_then(|t| text(t, "`description`", errors)).map(|s| s.value);
     let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, &[], errors));
-    let base = fields.require("base", errors).and_then(|t| base(t, source, errors));
-    let vis = fields.take("vis").map(|t| vis(t, source, errors)).unwrap_or_default();
+    let base = fields.require("base", errors).and_then(|t| base(t, errors));
+    let vis = fields.take("vis").map(|t| vis(t, errors)).unwrap_or_default();
     let tests = fields
         .take("tests")
-        .map(|t| list(t, "`tests`", errors).iter().filter_map(|t| test(t, source, errors)).collect());
+        .map(|t| list(t, "`tests`", errors).iter().filter_map(|t| test(t, errors)).collect());
     fields.not_yet(&["templates", "params", "apps"], errors);
     fields.finish(errors);
     Some(LabSpec {
-        name: name?,
+        name: name.unwrap_or_else(|| unread(tree)),
         description,
         dataplane: dataplane.unwrap_or_default(),
         base: base?,
@@ -60,10 +60,10 @@ fn lab_name(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
     None
 }
 
-fn base(tree: &Tree, source: &str, errors: &mut Errors) -> Option<BaseSpec> {
+fn base(tree: &Tree, errors: &mut Errors) -> Option<BaseSpec> {
     let mut fields = Fields::new(tree, "`base`", errors)?;
     let nodes = fields.take("nodes").map(|t| base_nodes(t, errors)).unwrap_or_default();
-    let links = fields.take("links").map(|t| links(t, source, errors)).unwrap_or_default();
+    let links = fields.take("links").map(|t| links(t, errors)).unwrap_or_default();
     let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
     let mtu = fields.take("mtu").and_then(|t| number(t, "`mtu`", 68..=65_535, errors));
     let routing = fields.take("routing").and_then(|t| routing(t, errors));
@@ -107,9 +107,11 @@ fn base_nodes(tree: &Tree, errors: &mut Errors) -> Vec<BaseNodeSpec> {
         }
         Value::Map(_) => entries(tree, "`nodes`", errors)
             .into_iter()
-            .filter_map(|(name, value)| match value.value {
-                Value::Null => Some(BaseNodeSpec::named(name)),
-                _ => base_node(name, value, errors),
+            .map(|(name, value)| match value.value {
+                Value::Null => BaseNodeSpec::named(name),
+                Value::Scalar(_) | Value::Seq(_) | Value::Map(_) => {
+                    base_node(name.clone(), value, errors).unwrap_or(BaseNodeSpec::named(name))
+                }
             })
             .collect(),
         Value::Null | Value::Scalar(_) => {
@@ -151,22 +153,19 @@ fn sysctls(tree: &Tree, errors: &mut Errors) -> BTreeMap<String, String> {
     found
 }
 
-fn vis(tree: &Tree, source: &str, errors: &mut Errors) -> Vec<ViSpec> {
-    entries(tree, "`vis`", errors)
-        .into_iter()
-        .filter_map(|(name, value)| vi(name, value, source, errors))
-        .collect()
+fn vis(tree: &Tree, errors: &mut Errors) -> Vec<ViSpec> {
+    entries(tree, "`vis`", errors).into_iter().filter_map(|(name, value)| vi(name, value, errors)).collect()
 }
 
-fn vi(name: Spanned<String>, tree: &Tree, source: &str, errors: &mut Errors) -> Option<ViSpec> {
+fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec> {
     let mut fields = Fields::new(tree, "a VI", errors)?;
     fields.not_yet(&["use", "with", "emulate", "owner"], errors);
     let over = match fields.take("over") {
-        Some(t) => over(t, errors),
-        None => Some(Spanned::new("base".to_owned(), name.span)),
+        Some(t) => over(t, errors).unwrap_or_else(|| unread(t)),
+        None => Spanned::new("base".to_owned(), name.span),
     };
     let nodes = fields.require("nodes", errors).map(|t| vi_nodes(t, errors)).unwrap_or_default();
-    let links = fields.take("links").map(|t| links(t, source, errors)).unwrap_or_default();
+    let links = fields.take("links").map(|t| links(t, errors)).unwrap_or_default();
     let routing = fields.take("routing").and_then(|t| routing(t, errors));
     let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
     let mtu = fields.take("mtu").and_then(|t| vi_mtu(t, errors));
@@ -175,7 +174,7 @@ fn vi(name: Spanned<String>, tree: &Tree, source: &str, errors: &mut Errors) -> 
     }
     fields.finish(errors);
     let routing = routing.unwrap_or(Routing::Static);
-    Some(ViSpec { name, over: over?, nodes, links, addresses, mtu, routing })
+    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing })
 }
 
 fn over(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
@@ -198,15 +197,25 @@ fn vi_mtu(tree: &Tree, errors: &mut Errors) -> Option<Spanned<u32>> {
             errors.push(not_yet(tree.span, "`mtu: fragment`"));
             None
         }
-        _ => number(tree, "`mtu`", 68..=65_535, errors).map(|n| Spanned::new(n, tree.span)),
+        Value::Null | Value::Scalar(_) | Value::Seq(_) | Value::Map(_) => {
+            number(tree, "`mtu`", 68..=65_535, errors).map(|n| Spanned::new(n, tree.span))
+        }
     }
 }
 
 fn vi_nodes(tree: &Tree, errors: &mut Errors) -> Vec<ViNodeSpec> {
     entries(tree, "`nodes`", errors)
         .into_iter()
-        .filter_map(|(name, value)| vi_node(name, value, errors))
+        .map(|(name, value)| {
+            let plain = ViNodeSpec { name: name.clone(), at: unread(value), role: Role::Host, address: None };
+            vi_node(name, value, errors).unwrap_or(plain)
+        })
         .collect()
+}
+
+/// Stands for what could not be read; an error about it was noted.
+fn unread(tree: &Tree) -> Spanned<String> {
+    Spanned::new(String::new(), tree.span)
 }
 
 fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViNodeSpec> {
@@ -227,7 +236,8 @@ fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<Vi
     let role = fields.take("role").and_then(|t| choice(t, "`role`", &ROLES, &["phantom"], errors));
     let address = fields.take("address").and_then(|t| parsed(t, "`address`", "an IPv4 address", errors));
     fields.finish(errors);
-    Some(ViNodeSpec { name, at: at?, role: role.unwrap_or(Role::Host), address })
+    let at = at.unwrap_or_else(|| unread(tree));
+    Some(ViNodeSpec { name, at, role: role.unwrap_or(Role::Host), address })
 }
 
 fn has_key(tree: &Tree, key: &str) -> bool {
@@ -235,17 +245,17 @@ fn has_key(tree: &Tree, key: &str) -> bool {
     map.iter().any(|(k, _)| matches!(&k.value, Value::Scalar(s) if s == key))
 }
 
-fn links(tree: &Tree, source: &str, errors: &mut Errors) -> Vec<LinkSpec> {
-    list(tree, "`links`", errors).iter().filter_map(|t| link(t, source, errors)).collect()
+fn links(tree: &Tree, errors: &mut Errors) -> Vec<LinkSpec> {
+    list(tree, "`links`", errors).iter().filter_map(|t| link(t, errors)).collect()
 }
 
-fn link(tree: &Tree, source: &str, errors: &mut Errors) -> Option<LinkSpec> {
+fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
     if matches!(tree.value, Value::Scalar(_)) {
         let shape = Shape::Chain(text(tree, "a link", errors)?);
         return Some(LinkSpec { span: tree.span, shape, name: None, cost: 1, mtu: None });
     }
     let mut fields = Fields::new(tree, "a link", errors)?;
-    let shape = shape(tree, &mut fields, source, errors);
+    let shape = shape(tree, &mut fields, errors);
     let name = fields.take("name").and_then(|t| text(t, "`name`", errors));
     let cost = fields.take("cost").and_then(|t| number(t, "`cost`", 1..=65_535, errors)).unwrap_or(1);
     let mtu = fields
@@ -260,12 +270,12 @@ fn link(tree: &Tree, source: &str, errors: &mut Errors) -> Option<LinkSpec> {
     Some(LinkSpec { span: tree.span, shape: shape?, name, cost, mtu })
 }
 
-fn shape(tree: &Tree, fields: &mut Fields<'_>, source: &str, errors: &mut Errors) -> Option<Shape> {
+fn shape(tree: &Tree, fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Shape> {
     let link = fields.take("link").map(|t| text(t, "`link`", errors).map(Shape::Chain));
-    let ring = fields.take("ring").map(|t| members(t, source, errors).map(Shape::Ring));
-    let line = fields.take("line").map(|t| members(t, source, errors).map(Shape::Line));
-    let mesh = fields.take("mesh").map(|t| members(t, source, errors).map(Shape::Mesh));
-    let tree_shape = fields.take("tree").map(|t| tree_of(t, source, errors));
+    let ring = fields.take("ring").map(|t| members(t, errors).map(Shape::Ring));
+    let line = fields.take("line").map(|t| members(t, errors).map(Shape::Line));
+    let mesh = fields.take("mesh").map(|t| members(t, errors).map(Shape::Mesh));
+    let tree_shape = fields.take("tree").map(|t| tree_of(t, errors));
     let grid = fields.take("grid").map(|t| grid(t, errors));
     let mut found: Vec<Option<Shape>> =
         [link, ring, line, mesh, tree_shape, grid].into_iter().flatten().collect();
@@ -281,24 +291,24 @@ fn shape(tree: &Tree, fields: &mut Fields<'_>, source: &str, errors: &mut Errors
 }
 
 /// The nodes a generator connects: a list, or one text with names between spaces or commas.
-fn members(tree: &Tree, source: &str, errors: &mut Errors) -> Option<Spanned<Vec<Spanned<String>>>> {
+fn members(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Vec<Spanned<String>>>> {
     let names = match &tree.value {
         Value::Seq(items) => items.iter().filter_map(|t| text(t, "a node", errors)).collect(),
-        _ => {
+        Value::Null | Value::Scalar(_) | Value::Map(_) => {
             let whole = text(tree, "the nodes", errors)?;
             let words = whole.value.split([' ', ',', '\t', '\n']).filter(|w| !w.is_empty());
-            words.map(|w| part_of(&whole, source, w)).collect()
+            words.map(|w| whole.part(w)).collect()
         }
     };
     Some(Spanned::new(names, tree.span))
 }
 
-fn tree_of(tree: &Tree, source: &str, errors: &mut Errors) -> Option<Shape> {
+fn tree_of(tree: &Tree, errors: &mut Errors) -> Option<Shape> {
     if !matches!(tree.value, Value::Map(_)) {
-        return members(tree, source, errors).map(|of| Shape::Tree { of, arity: 2 });
+        return members(tree, errors).map(|of| Shape::Tree { of, arity: 2 });
     }
     let mut fields = Fields::new(tree, "`tree`", errors)?;
-    let of = fields.require("of", errors).and_then(|t| members(t, source, errors));
+    let of = fields.require("of", errors).and_then(|t| members(t, errors));
     let arity = fields.take("arity").and_then(|t| number(t, "`arity`", 1..=65_535, errors)).unwrap_or(2);
     fields.finish(errors);
     Some(Shape::Tree { of: of?, arity: arity as usize })

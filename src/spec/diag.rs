@@ -27,6 +27,23 @@ impl<T> Spanned<T> {
     }
 }
 
+impl Spanned<String> {
+    /// A part of this text, a slice of it, with its own place: known where the file has the text as it is, plain
+    /// or in quotes without escapes; else the place of the whole.
+    #[must_use]
+    pub fn part(&self, part: &str) -> Self {
+        let offset = (part.as_ptr() as usize).wrapping_sub(self.value.as_ptr() as usize);
+        let quote = match (self.span.end - self.span.start).checked_sub(self.value.len()) {
+            Some(0) => 0,
+            Some(2) => 1,
+            _ => return Self::new(part.to_owned(), self.span),
+        };
+        debug_assert!(offset + part.len() <= self.value.len(), "`part` is a slice of this text");
+        let start = self.span.start + quote + offset;
+        Self::new(part.to_owned(), Span { start, end: start + part.len() })
+    }
+}
+
 /// One error: a stable rule id, what is wrong, what to say under the text, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -36,7 +53,7 @@ pub struct Diagnostic {
     pub label: String,
     /// Other places of the file that matter.
     pub context: Vec<(Span, String)>,
-    pub help: Option<String>,
+    pub help: Option<Box<str>>,
 }
 
 impl Diagnostic {
@@ -57,7 +74,7 @@ impl Diagnostic {
     }
 
     #[must_use]
-    pub fn help(mut self, help: impl Into<String>) -> Self {
+    pub fn help(mut self, help: impl Into<Box<str>>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -130,7 +147,7 @@ impl Report {
         }
         let group = Level::ERROR.primary_title(d.title.as_str()).id(d.rule).element(snippet);
         vec![match &d.help {
-            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            Some(help) => group.element(Level::HELP.message(help.as_ref())),
             None => group,
         }]
     }

@@ -109,16 +109,9 @@ pub enum Shape {
     },
 }
 
-/// Reads the text of a lab file.
-///
-/// # Errors
-/// All errors of form, in any order.
-pub fn parse(text: &str) -> Result<LabSpec, Vec<Diagnostic>> {
-    let tree = yaml::parse(text).map_err(|d| vec![d])?;
-    let mut errors = Vec::new();
-    let spec = decode::lab(&tree, text, &mut errors);
-    match spec {
-        Some(spec) if errors.is_empty() => Ok(spec),
-        _ => Err(errors),
-    }
+/// Reads the text of a lab file, noting every error of form. With errors there may still be a lab to look for
+/// more errors in: what could not be read stands as an empty text, and an error about it was noted.
+pub fn parse(text: &str, errors: &mut Vec<Diagnostic>) -> Option<LabSpec> {
+    let tree = yaml::parse(text).map_err(|error| errors.push(error)).ok()?;
+    decode::lab(&tree, errors)
 }

@@ -63,7 +63,7 @@ const KINDS: [&str; 11] =
     ["ping", "isolated", "trace", "ttl", "headers", "depth", "mtu", "inject", "down", "up", "wait"];
 
 /// Reads one item of `tests:`.
-pub(super) fn test(tree: &Tree, source: &str, errors: &mut Errors) -> Option<TestSpec> {
+pub(super) fn test(tree: &Tree, errors: &mut Errors) -> Option<TestSpec> {
     let mut fields = Fields::new(tree, "a test", errors)?;
     let name = fields.take("name").and_then(|t| text(t, "`name`", errors)).map(|s| s.value);
     let within_ms = fields.take("within").and_then(|t| duration_ms(t, "`within`", errors));
@@ -84,7 +84,7 @@ pub(super) fn test(tree: &Tree, source: &str, errors: &mut Errors) -> Option<Tes
         }
         return None;
     };
-    let kind = kind_spec(kind, value, source, errors)?;
+    let kind = kind_spec(kind, value, errors)?;
     Some(TestSpec { span: tree.span, name, within_ms, not, kind })
 }
 
@@ -93,9 +93,9 @@ fn mentions_later(tree: &Tree) -> bool {
     map.iter().any(|(k, _)| matches!(&k.value, Value::Scalar(s) if LATER.contains(&s.as_str())))
 }
 
-fn kind_spec(kind: &str, tree: &Tree, source: &str, errors: &mut Errors) -> Option<TestKindSpec> {
+fn kind_spec(kind: &str, tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
     match kind {
-        "ping" => ping(tree, source, errors),
+        "ping" => ping(tree, errors),
         "isolated" => Some(TestKindSpec::Isolated(texts(tree, "`isolated`", errors))),
         "trace" => with_pair(tree, "`trace`", errors, |fields, pair, errors| {
             let hops = texts(fields.require("hops", errors)?, "`hops`", errors);
@@ -109,22 +109,22 @@ fn kind_spec(kind: &str, tree: &Tree, source: &str, errors: &mut Errors) -> Opti
             let is = number(fields.require("is", errors)?, "an MTU", 68..=65_535, errors)?;
             Some(TestKindSpec::Mtu { pair, is })
         }),
-        "headers" => headers(tree, source, errors),
+        "headers" => headers(tree, errors),
         "depth" => depth(tree, errors),
-        "inject" => inject(tree, source, errors),
+        "inject" => inject(tree, errors),
         "down" => Some(TestKindSpec::Down(text(tree, "`down`", errors)?)),
         "up" => Some(TestKindSpec::Up(text(tree, "`up`", errors)?)),
         _ => Some(TestKindSpec::Wait(duration_ms(tree, "`wait`", errors)?)),
     }
 }
 
-fn ping(tree: &Tree, source: &str, errors: &mut Errors) -> Option<TestKindSpec> {
+fn ping(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
     if let Value::Scalar(words) = &tree.value {
         if let Some(network) = words.strip_prefix("all in ") {
             let network = Spanned::new(network.trim().to_owned(), tree.span);
             return Some(TestKindSpec::PingAll(network));
         }
-        let pair = arrow(tree, source, errors)?;
+        let pair = arrow(tree, errors)?;
         return Some(TestKindSpec::Ping { pair, count: 1, size: None, df: false });
     }
     with_pair(tree, "`ping`", errors, |fields, pair, errors| {
@@ -152,22 +152,22 @@ fn with_pair(
     kind.filter(|_| complete)
 }
 
-fn headers(tree: &Tree, source: &str, errors: &mut Errors) -> Option<TestKindSpec> {
+fn headers(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
     with_pair(tree, "`headers`", errors, |fields, pair, errors| {
         let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
         let rows = list(fields.require("is", errors)?, "`is`", errors);
-        let is = rows.iter().filter_map(|row| header_row(row, source, errors)).collect();
+        let is = rows.iter().filter_map(|row| header_row(row, errors)).collect();
         Some(TestKindSpec::Headers { pair, at: at?, is })
     })
 }
 
-fn header_row(tree: &Tree, source: &str, errors: &mut Errors) -> Option<RowSpec> {
+fn header_row(tree: &Tree, errors: &mut Errors) -> Option<RowSpec> {
     let mut fields = Fields::new(tree, "a row of headers", errors)?;
     let inward = fields.take("in").and_then(|t| text(t, "`in`", errors));
     let outward = fields.take("out").and_then(|t| text(t, "`out`", errors));
-    let mut pair = |key, errors: &mut Errors| fields.take(key).and_then(|t| arrow(t, source, errors));
+    let mut pair = |key, errors: &mut Errors| fields.take(key).and_then(|t| arrow(t, errors));
     let (base, link, net) = (pair("base", errors), pair("link", errors), pair("net", errors));
-    let stack = fields.take("stack").map(|t| arrows(t, source, errors));
+    let stack = fields.take("stack").map(|t| arrows(t, errors));
     fields.finish(errors);
     let (inward, neighbour) = match (inward, outward) {
         (Some(node), None) => (true, node),
@@ -190,11 +190,11 @@ fn depth(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
     Some(TestKindSpec::Depth { vi: vi?, headers: headers? as usize, mtu })
 }
 
-fn inject(tree: &Tree, source: &str, errors: &mut Errors) -> Option<TestKindSpec> {
+fn inject(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
     const FATES: [(&str, bool); 3] = [("dropped", false), ("delivered", true), ("accepted", true)];
     let mut fields = Fields::new(tree, "`inject`", errors)?;
     let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
-    let stack = fields.require("stack", errors).map(|t| arrows(t, source, errors)).unwrap_or_default();
+    let stack = fields.require("stack", errors).map(|t| arrows(t, errors)).unwrap_or_default();
     let delivered = fields.require("is", errors).and_then(|t| choice(t, "`is`", &FATES, &[], errors));
     let by = fields.take("by").and_then(|t| text(t, "`by`", errors)).map(|s| s.value);
     let switch = [("on", true), ("off", false)];
@@ -205,16 +205,16 @@ fn inject(tree: &Tree, source: &str, errors: &mut Errors) -> Option<TestKindSpec
     Some(TestKindSpec::Inject(InjectSpec { at: at?, stack, delivered: delivered?, by, strong_host }))
 }
 
-fn arrows(tree: &Tree, source: &str, errors: &mut Errors) -> Vec<PairSpec> {
+fn arrows(tree: &Tree, errors: &mut Errors) -> Vec<PairSpec> {
     let items = list(tree, "`stack`", errors);
     if items.is_empty() {
         errors.push(Diagnostic::new("test", tree.span, "a stack has at least one `SOURCE -> DESTINATION`"));
     }
-    items.iter().filter_map(|t| arrow(t, source, errors)).collect()
+    items.iter().filter_map(|t| arrow(t, errors)).collect()
 }
 
 /// `from -> to`
-fn arrow(tree: &Tree, source: &str, errors: &mut Errors) -> Option<PairSpec> {
+fn arrow(tree: &Tree, errors: &mut Errors) -> Option<PairSpec> {
     let words = text(tree, "this", errors)?;
     let Some((from, to)) = words.value.split_once("->") else {
         errors.push(Diagnostic::new("test", tree.span, "this must look like `A -> B`"));
@@ -224,19 +224,8 @@ fn arrow(tree: &Tree, source: &str, errors: &mut Errors) -> Option<PairSpec> {
         errors.push(Diagnostic::new("test", tree.span, "both sides of `->` need a name"));
         return None;
     }
-    let part = |part: &str| part_of(&words, source, part.trim());
+    let part = |part: &str| words.part(part.trim());
     Some(PairSpec { from: part(from), to: part(to) })
-}
-
-/// A part of a scalar, with its own place where the scalar stands in the file as it is.
-pub(super) fn part_of(whole: &Spanned<String>, source: &str, part: &str) -> Spanned<String> {
-    let offset = part.as_ptr() as usize - whole.value.as_ptr() as usize;
-    let written = &source[whole.span.start..whole.span.end];
-    let span = written.find(whole.value.as_str()).map_or(whole.span, |quote| {
-        let start = whole.span.start + quote + offset;
-        Span { start, end: start + part.len() }
-    });
-    Spanned::new(part.to_owned(), span)
 }
 
 fn texts(tree: &Tree, what: &str, errors: &mut Errors) -> Vec<Spanned<String>> {

@@ -89,6 +89,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other event opens a value or is refused there")]
     fn document(&mut self) -> Result<Tree, Diagnostic> {
         loop {
             let (event, span) = self.next()?;
@@ -103,6 +104,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what lies before the end does not matter")]
     fn check_end(&mut self, first: Span) -> Result<(), Diagnostic> {
         loop {
             let (event, span) = self.next()?;
@@ -118,6 +120,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every event that opens no value is one error")]
     fn tree(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Tree, Diagnostic> {
         if depth > MAX_DEPTH {
             return Err(Diagnostic::new(
