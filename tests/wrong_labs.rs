@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vilab::error::Kind;
-use vilab::model;
+use vilab::lab;
 
 fn fixtures() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir("fixtures/wrong")
@@ -16,7 +16,7 @@ fn fixtures() -> Vec<PathBuf> {
 }
 
 fn output(path: &Path) -> String {
-    let error = model::load(path).expect_err("a wrong lab must not load");
+    let error = lab::load(path).expect_err("a wrong lab must not load");
     assert_eq!(error.kind(), Kind::LabFile);
     let report = error.report().expect("errors of a lab file come with a report");
     format!("{}\n\nerror: {error}\n", report.render(false))

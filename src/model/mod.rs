@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::build;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::expand;
 use crate::spec::{self, Report};
 
@@ -354,17 +354,4 @@ pub fn parse(path: &Path, text: &str) -> Result<Lab> {
         None => Err(errors),
     };
     built.map_err(|errors| Report::new(path, text, errors).into_error())
-}
-
-/// Reads the lab of a file.
-///
-/// # Errors
-/// As [`parse`], or that the file cannot be read.
-pub fn load(path: &Path) -> Result<Lab> {
-    let bytes = std::fs::read(path)
-        .map_err(|e| Error::new(Kind::LabFile, format!("cannot read {}", path.display())).because(e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Error::new(Kind::LabFile, format!("{} is not text", path.display())).because(e.utf8_error())
-    })?;
-    parse(path, &text)
 }
