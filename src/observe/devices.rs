@@ -6,16 +6,17 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteMessage, RouteNextHop, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, RouteNextHopBuilder};
+use serde::Serialize;
 
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{EndId, LinkId, NetId, NodeId, Routing};
-use crate::routing::Route;
+use crate::model::{EndId, LinkId, NetId, NodeId};
+use crate::plan::{self, Hop, Op};
 
 /// What one end of a link has carried since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct EndStats {
     pub up: bool,
     pub rx_packets: u64,
@@ -27,7 +28,7 @@ pub struct EndStats {
 }
 
 /// Both ends of a link; `None` where the device is gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LinkStats {
     pub link: LinkId,
     pub ends: [Option<EndStats>; 2],
@@ -117,12 +118,9 @@ fn index(ctx: &Context<'_>, devices: &BTreeMap<String, Device>, end: EndId) -> R
 
 /// Puts the computed routes of a node back, as far as they leave through devices that are up.
 pub(crate) fn restore_routes(ctx: &Context<'_>, node: NodeId) -> Result<()> {
-    if ctx.lab.net(node.net).routing != Routing::Static {
-        return Ok(());
-    }
     let devices = devices(ctx, node)?;
-    let routes = ctx.rib.tables.get(&node).map_or(&[][..], Vec::as_slice);
-    let messages = routes.iter().filter_map(|r| message(ctx, &devices, r)).collect::<Vec<_>>();
+    let routes = plan::routes(ctx.lab, ctx.rib, node);
+    let messages: Vec<_> = routes.iter().filter_map(|op| message(&devices, op)).collect();
     in_netns(ctx, node, "restore routes", async move |netlink: Handle| {
         for message in messages {
             netlink.route().add(message).replace().execute().await?;
@@ -132,30 +130,29 @@ pub(crate) fn restore_routes(ctx: &Context<'_>, node: NodeId) -> Result<()> {
 }
 
 /// The route through those of its next hops whose devices are up; `None` if there are none.
-fn message(ctx: &Context<'_>, devices: &BTreeMap<String, Device>, route: &Route) -> Option<RouteMessage> {
-    let hops: Vec<(u32, Ipv4Addr)> = route
-        .hops
-        .iter()
-        .filter_map(|end| Some((devices.get(&ctx.lab.end(*end).dev)?, ctx.lab.peer(*end).addr)))
-        .filter(|(device, _)| device.stats.up)
-        .map(|(device, via)| (device.index, via))
-        .collect();
-    let builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.prefix.addr(), route.prefix.prefix_len());
-    let builder = match route.src {
-        Some(src) => builder.pref_source(src),
-        None => builder,
-    };
+fn message(devices: &BTreeMap<String, Device>, op: &Op) -> Option<RouteMessage> {
+    let Op::AddRoute { prefix, hops, src, .. } = op else { return None };
+    let up = |hop: &Hop| devices.get(&hop.dev).filter(|d| d.stats.up).map(|d| (d.index, hop.via));
+    let hops: Vec<(u32, Option<Ipv4Addr>)> = hops.iter().filter_map(up).collect();
+    let mut route =
+        RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(prefix.addr(), prefix.prefix_len());
+    if let Some(src) = src {
+        route = route.pref_source(*src);
+    }
     match hops.as_slice() {
         [] => None,
-        [(index, via)] => Some(builder.output_interface(*index).gateway(*via).build()),
-        several => Some(builder.multipath(several.iter().filter_map(next_hop).collect()).build()),
+        [(index, None)] => Some(route.output_interface(*index).scope(RouteScope::Link).build()),
+        [(index, Some(via))] => Some(route.output_interface(*index).gateway(*via).build()),
+        several => Some(route.multipath(several.iter().filter_map(next_hop).collect()).build()),
     }
 }
 
-fn next_hop((index, via): &(u32, Ipv4Addr)) -> Option<rtnetlink::packet_route::route::RouteNextHop> {
-    let hop = RouteNextHopBuilder::new_ipv4().interface(*index).via(IpAddr::V4(*via));
-    hop.ok().map(RouteNextHopBuilder::build)
+fn next_hop((index, via): &(u32, Option<Ipv4Addr>)) -> Option<RouteNextHop> {
+    let hop = RouteNextHopBuilder::new_ipv4().interface(*index);
+    match via {
+        Some(via) => hop.via(IpAddr::V4(*via)).ok().map(RouteNextHopBuilder::build),
+        None => Some(hop.build()),
+    }
 }
 
 /// Talks rtnetlink inside the namespace of a node.

@@ -175,3 +175,66 @@ fn text(lab: &Lab, net: NetId, row: &HeaderRow) -> String {
     words.extend(row.stack.iter().flat_map(|s| names::layers(lab, net, s)));
     words.join("  ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::{self, TestKind};
+
+    /// Figure 11 and the rows its `headers:` test expects.
+    fn figure_11() -> (Lab, NetId, Vec<HeaderRow>) {
+        let text = include_str!("../../labs/figure-11-revisitation.yaml");
+        let lab = model::parse(Path::new("lab.yaml"), text).unwrap();
+        let found = lab.tests.iter().find_map(|t| match &t.kind {
+            TestKind::Headers { from, is, .. } => Some((from.net, is.clone())),
+            _ => None,
+        });
+        let (net, rows) = found.unwrap();
+        (lab, net, rows)
+    }
+
+    fn measured(row: &HeaderRow) -> Row {
+        let stack = [row.base, row.link, row.net].into_iter().flatten().collect();
+        Row { inward: row.inward, neighbour: row.neighbour, stack }
+    }
+
+    #[test]
+    fn rows_as_expected_hold_and_read_alike() {
+        let (lab, net, is) = figure_11();
+        let rows: Vec<Row> = is.iter().map(measured).collect();
+        let verdict = compare(&lab, net, &is, &rows);
+        assert!(verdict.holds);
+        assert_eq!(verdict.expected, verdict.measured);
+        assert_eq!(verdict.expected[0], "in   X  base X -> Y  link A -> B  net A -> F");
+    }
+
+    #[test]
+    fn another_visit_is_another_link_header() {
+        let (lab, net, is) = figure_11();
+        let mut rows: Vec<Row> = is.iter().map(measured).collect();
+        rows[2].stack[1] = rows[0].stack[1];
+        let verdict = compare(&lab, net, &is, &rows);
+        assert!(!verdict.holds);
+        assert_eq!(verdict.measured[2], "in   Z  base Z -> Y  link A -> B  net A -> F");
+    }
+
+    #[test]
+    fn what_is_not_given_is_not_compared_but_the_number_of_rows_is() {
+        let (lab, net, is) = figure_11();
+        let rows: Vec<Row> = is.iter().map(measured).collect();
+        let bare: Vec<HeaderRow> =
+            is.iter().map(|r| HeaderRow { base: None, link: None, net: None, ..r.clone() }).collect();
+        assert!(compare(&lab, net, &bare, &rows).holds);
+        assert!(!compare(&lab, net, &bare, &rows[1..]).holds);
+        assert!(!compare(&lab, net, &bare[1..], &rows).holds);
+    }
+
+    #[test]
+    fn a_single_header_is_base_and_net_at_once_and_no_link() {
+        let pair = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let row = Row { inward: true, neighbour: NodeId { net: BASE, index: 0 }, stack: vec![pair] };
+        assert_eq!((row.base(), row.link(), row.net()), (Some(pair), None, Some(pair)));
+    }
+}

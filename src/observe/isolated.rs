@@ -42,6 +42,8 @@ pub(crate) fn test(ctx: &Context<'_>, networks: &[NetId]) -> Result<Verdict> {
     let shots: Vec<Shot> = foreign.iter().chain(&controls).copied().collect();
     let listeners = each(&nodes, |id| Ok((*id, Listener::open(ctx, *id)?)))?;
     let mut battery = Battery::open(ctx, nodes.iter().copied(), false)?;
+    // Once before, so that neighbours are resolved and queues along the way stay short.
+    battery.fire(&controls, &Pace { linger: Duration::ZERO, ..PACE })?;
     let fates = battery.fire(&shots, &PACE)?;
     let mut volley =
         Volley { shots: &shots, fates: &fates, foreign: foreign.len(), arrived: BTreeMap::new() };

@@ -82,3 +82,55 @@ pub fn side_by_side(title: &str, expected: &[String], measured: &[String]) -> Ve
     }
     rows
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model;
+
+    fn lab(text: &str) -> Lab {
+        model::parse(Path::new("lab.yaml"), text).unwrap()
+    }
+
+    fn owned(rows: &[&str]) -> Vec<String> {
+        rows.iter().map(|r| (*r).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_layer_of_a_stacked_packet_is_named_in_its_own_network() {
+        let lab = lab(include_str!("../../labs/recursion.yaml"));
+        let net = |name: &str| lab.networks.iter().find(|n| n.name == name).unwrap();
+        let (inner, outer) = (net("inner"), net("outer"));
+        let link = |ends: &[model::End; 2]| (ends[0].link_addr.unwrap(), ends[1].link_addr.unwrap());
+        let base = lab.base();
+        let stack = [
+            (base.nodes[0].host.unwrap(), base.nodes[1].host.unwrap()),
+            link(&inner.links[0].ends),
+            link(&outer.links[0].ends),
+            (outer.nodes[0].host.unwrap(), outer.nodes[1].host.unwrap()),
+        ];
+        assert_eq!(
+            layers(&lab, outer.id, &stack),
+            ["base X -> Y", "link(inner) left -> middle", "link(outer) nodeA -> nodeB", "net nodeA -> nodeB"]
+        );
+        assert_eq!(layers(&lab, BASE, &stack[..1]), ["net X -> Y"]);
+        assert_eq!(layers(&lab, BASE, &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_address_of_another_network_says_so() {
+        let lab = lab(include_str!("../../labs/recursion.yaml"));
+        let x = lab.base().nodes[0].host.unwrap();
+        assert_eq!(name_of(&lab, BASE, x), "X");
+        assert_eq!(name_of(&lab, NetId(1), x), format!("base/X ({x})"));
+        assert_eq!(name_of(&lab, NetId(1), Ipv4Addr::new(8, 8, 8, 8)), "8.8.8.8");
+    }
+
+    #[test]
+    fn rows_that_differ_are_marked_and_missing_rows_shown() {
+        let rows = side_by_side("expected", &owned(&["B", "C"]), &owned(&["B", "*", "D"]));
+        assert_eq!(rows, ["  expected  measured", "  B         B", "! C         *", "! -         D"]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::arrival;
-use super::probe::{Battery, Fate, PAYLOAD, Pace, Shot};
+use super::probe::{Battery, Fate, PAYLOAD, Pace, Shot, WINDOW};
 use super::runner::Verdict;
 use super::{Context, names, reach};
 use crate::error::Result;
@@ -35,7 +35,7 @@ pub(crate) fn ping(ctx: &Context<'_>, asked: &Ping<'_>) -> Result<Verdict> {
         }
     }
     // Every window of probes may have to wait its full time.
-    let deadline = PATIENCE * u32::try_from(2 + shots.len() / 256).unwrap_or(u32::MAX).min(600);
+    let deadline = PATIENCE * u32::try_from(2 + shots.len() / WINDOW).unwrap_or(u32::MAX).min(600);
     let pace = Pace { retry: PATIENCE, attempts: 1, errors_settle: true, deadline, linger: Duration::ZERO };
     let mut battery = Battery::open(ctx, asked.pairs.iter().map(|(from, _)| *from), asked.df)?;
     let fates = battery.fire(&shots, &pace)?;

@@ -14,6 +14,7 @@ use super::wire::{self, ECHO, ECHO_REPLY, ICMP_HEADER, Icmp, TIME_EXCEEDED, UNRE
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::NodeId;
+use crate::sys::open_files;
 use crate::sys::packet_socket::IcmpSocket;
 
 /// Payload of ping(8) where none is asked for, bytes.
@@ -77,8 +78,11 @@ pub(crate) struct Pace {
     pub(crate) linger: Duration,
 }
 
-/// Required shots under way at a time: bounds what queues along the way must hold.
-const WINDOW: usize = 256;
+/// Required shots under way at a time, and shots sent between two looks at the sockets. It bounds what queues along
+/// the way must hold: a neighbour that is still being resolved queues about a hundred packets (`unres_qlen`).
+pub(crate) const WINDOW: usize = 64;
+/// From this many nodes on, the default limit on open files may be too low.
+const MANY: usize = 256;
 
 /// ICMP sockets in the namespaces of some nodes, and the mark of their probes.
 #[derive(Debug)]
@@ -138,6 +142,9 @@ impl Battery {
         let mut nodes: Vec<NodeId> = nodes.into_iter().collect();
         nodes.sort();
         nodes.dedup();
+        if nodes.len() > MANY {
+            open_files::raise().doing(Kind::Environment, || "cannot raise the limit on open files".into())?;
+        }
         let sockets = each(&nodes, |id| {
             let ns = &ctx.lab.node(*id).netns;
             let open = || {
@@ -282,7 +289,10 @@ impl<'a> Volley<'a> {
                 self.shoot(i, now, &mut send)?;
             }
         }
-        while self.next < self.shots.len() && self.flying < WINDOW {
+        for _ in 0..WINDOW {
+            if self.next == self.shots.len() || self.flying >= WINDOW {
+                break;
+            }
             let i = self.next;
             self.next += 1;
             self.flying += usize::from(self.shots[i].required);
@@ -300,6 +310,9 @@ impl<'a> Volley<'a> {
         }
         if now >= self.end {
             return None;
+        }
+        if !all_sent && self.flying < WINDOW {
+            return Some(now);
         }
         Some(self.under_way.front().map_or(self.end, |(due, _)| *due).min(self.end))
     }
@@ -366,3 +379,95 @@ impl Mark {
 
 /// Smallest total size of a probe that can carry its mark, bytes.
 pub(crate) const SMALLEST: usize = 20 + ICMP_HEADER + MARK;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BASE;
+
+    const HOME: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+
+    fn shot(required: bool) -> Shot {
+        Shot { required, ..Shot::new(NodeId { net: BASE, index: 0 }, HOME) }
+    }
+
+    fn pace(attempts: u32) -> Pace {
+        let ms = Duration::from_millis;
+        Pace { retry: ms(100), attempts, errors_settle: false, deadline: ms(1000), linger: ms(50) }
+    }
+
+    fn answered(ms: u64) -> Fate {
+        Fate::Answered { by: HOME, after: Duration::from_millis(ms) }
+    }
+
+    /// Steps at `ms` after `start`; which shots were sent, and in how many milliseconds to look again.
+    fn step(volley: &mut Volley<'_>, start: Instant, ms: u64) -> (Vec<usize>, Option<u128>) {
+        let now = start + Duration::from_millis(ms);
+        let mut sent = Vec::new();
+        let until = volley.step(now, |i| {
+            sent.push(i);
+            Ok(None)
+        });
+        (sent, until.unwrap().map(|u| (u - now).as_millis()))
+    }
+
+    #[test]
+    fn what_is_not_answered_is_sent_again_until_attempts_are_used_up() {
+        let (shots, pace, start) = ([shot(true), shot(true)], pace(2), Instant::now());
+        let mut volley = Volley::new(&shots, &pace, start);
+        assert_eq!(step(&mut volley, start, 0), (vec![0, 1], Some(100)));
+        volley.settle(0, answered(0), start + Duration::from_millis(30));
+        assert_eq!(step(&mut volley, start, 100), (vec![1], Some(100)));
+        assert_eq!(step(&mut volley, start, 200), (vec![], Some(50)));
+        assert_eq!(step(&mut volley, start, 250), (vec![], None));
+        assert_eq!(volley.fates, [answered(30), Fate::Silent]);
+    }
+
+    #[test]
+    fn a_shot_that_is_not_required_is_sent_once_and_heard_while_lingering() {
+        let (shots, pace, start) = ([shot(false), shot(true)], pace(5), Instant::now());
+        let mut volley = Volley::new(&shots, &pace, start);
+        assert_eq!(step(&mut volley, start, 0), (vec![0, 1], Some(100)));
+        volley.settle(1, answered(0), start + Duration::from_millis(10));
+        assert_eq!(step(&mut volley, start, 10), (vec![], Some(50)));
+        volley.settle(0, answered(0), start + Duration::from_millis(40));
+        assert_eq!(step(&mut volley, start, 60), (vec![], None));
+        assert_eq!(volley.fates, [answered(40), answered(10)]);
+    }
+
+    #[test]
+    fn no_more_than_a_window_is_under_way() {
+        let (shots, pace, start) = (vec![shot(true); WINDOW + 1], pace(1), Instant::now());
+        let mut volley = Volley::new(&shots, &pace, start);
+        assert_eq!(step(&mut volley, start, 0).0.len(), WINDOW);
+        assert_eq!(step(&mut volley, start, 1).0, Vec::<usize>::new());
+        volley.settle(7, answered(0), start);
+        assert_eq!(step(&mut volley, start, 2).0, [WINDOW]);
+    }
+
+    #[test]
+    fn an_error_is_tried_again_unless_errors_settle() {
+        let refused = Fate::Refused { by: HOME, kind: UNREACHABLE, code: 1, mtu: 0 };
+        let (shots, start) = ([shot(true)], Instant::now());
+        for (errors_settle, again) in [(false, vec![0]), (true, vec![])] {
+            let pace = Pace { errors_settle, ..pace(3) };
+            let mut volley = Volley::new(&shots, &pace, start);
+            step(&mut volley, start, 0);
+            volley.settle(0, refused, start);
+            assert_eq!(step(&mut volley, start, 100).0, again);
+            assert_eq!(volley.fates, [refused]);
+        }
+    }
+
+    #[test]
+    fn a_mark_knows_its_own_numbers_and_no_other() {
+        let (mark, other) = (Mark::fresh(), Mark::fresh());
+        let message = mark.message(70_000, PAYLOAD);
+        let icmp = wire::parse_icmp(&message).unwrap();
+        assert!(mark.is_request(&icmp, 70_000));
+        assert!(!mark.is_request(&icmp, 70_000 - 65_536));
+        assert_eq!(other.number(&icmp), None);
+        let short = mark.message(5, 0);
+        assert_eq!(mark.number(&wire::parse_icmp(&short).unwrap()), Some(5));
+    }
+}

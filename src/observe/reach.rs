@@ -196,3 +196,37 @@ pub(crate) fn echo(ctx: &Context<'_>, from: NodeId, to: Ipv4Addr) -> Result<Fate
     let fates = Battery::open(ctx, [from], false)?.fire(&[Shot::new(from, to)], &pace)?;
     fates.first().copied().ok_or_else(|| Error::bug("a shot without a fate"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use super::*;
+    use crate::model;
+
+    fn ring(nodes: usize) -> model::Lab {
+        let mut text = "name: ring\nbase:\n  links:\n".to_owned();
+        for i in 0..nodes {
+            writeln!(text, "    - n{i} -- n{}", (i + 1) % nodes).unwrap();
+        }
+        model::parse(Path::new("lab.yaml"), &text).unwrap()
+    }
+
+    #[test]
+    fn small_networks_are_verified_pair_by_pair() {
+        assert_eq!(pairs_to_verify(ring(32).base()).len(), 32 * 31);
+    }
+
+    #[test]
+    fn of_large_networks_every_link_and_the_same_sample_each_time() {
+        let lab = ring(100);
+        let pairs = pairs_to_verify(lab.base());
+        assert_eq!(pairs, pairs_to_verify(lab.base()));
+        for link in &lab.base().links {
+            assert!(pairs.contains(&(link.ends[0].node, link.ends[1].node)));
+        }
+        assert!((250..=2 * 100 + SAMPLE).contains(&pairs.len()), "{}", pairs.len());
+        assert!(pairs.iter().all(|(a, b)| a != b));
+    }
+}

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Serialize, Serializer};
+
 use super::actions::Actions;
 use super::arrival::pass_time;
 use super::inject::Injection;
@@ -16,7 +18,7 @@ use crate::model::{Target, Test, TestKind};
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What one test came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TestResult {
     pub name: String,
     /// Line in the lab file, from 1.
@@ -27,7 +29,13 @@ pub struct TestResult {
     /// Rows of text; [`TestResult::table`] shows them beside those measured.
     pub expected: Vec<String>,
     pub measured: Vec<String>,
+    /// In JSON: milliseconds.
+    #[serde(rename = "elapsed_ms", serialize_with = "as_millis")]
     pub elapsed: Duration,
+}
+
+fn as_millis<S: Serializer>(time: &Duration, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64() * 1000.0)
 }
 
 /// Whether what a test says holds now, and both sides in words.

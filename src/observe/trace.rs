@@ -4,6 +4,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::probe::{Battery, Fate, Pace, Shot};
 use super::runner::Verdict;
 use super::wire::TIME_EXCEEDED;
@@ -23,7 +25,7 @@ const PACE: Pace = Pace {
 };
 
 /// What answered a probe of one TTL.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Hop {
     pub ttl: u8,
     /// Who answered; `None` if nobody did.
