@@ -375,3 +375,66 @@ fn reach_is_quick_when_all_answer_and_says_why_when_not() {
     assert!(stats[0].ends[0].is_some_and(|e| e.up && e.rx_packets > 0), "{stats:?}");
     assert_eq!(observe::counters(&ctx).unwrap()["X"], BTreeMap::new());
 }
+
+#[test]
+fn verify_names_the_pair_the_path_and_what_lies_below() {
+    if !able() {
+        return;
+    }
+    let mut bed = Bed::new("v");
+    let (lab, rib) = lab(&bed.prefix);
+    bed.add(&lab, &rib);
+    let namespaces = Namespaces::at("/run/netns");
+    let ctx = context(&lab, &rib, &namespaces);
+    let verified = observe::verify(&ctx, &mut |_| ()).unwrap();
+    assert_eq!(verified.iter().map(|v| v.pairs).collect::<Vec<_>>(), [6, 2, 2]);
+    run(&format!("ip -n {} link set to-p down", lab.node(id(1, 1)).netns));
+    let error =
+        observe::verify_within(&ctx, Duration::from_millis(500), &mut |_| ()).unwrap_err().to_string();
+    assert!(error.starts_with("blue/p does not reach blue/q: "), "{error}");
+    assert!(error.contains("predicted path: p -> q"), "{error}");
+    assert!(error.contains("below the first link, p--q, base/X -> base/Y works"), "{error}");
+}
+
+#[test]
+fn the_kernels_strong_host_rule_is_off_for_one_probe_and_then_as_before() {
+    if !able() {
+        return;
+    }
+    let mut bed = Bed::new("s");
+    let (mut lab, rib) = lab(&bed.prefix);
+    bed.add(&lab, &rib);
+    // Namespaces of link layers have no prefix but the node's name.
+    lab.networks[0].nodes[2].name = format!("{}Z", bed.prefix);
+    let layer = lab.link_netns(Z);
+    run(&format!("ip netns add {layer}"));
+    bed.names.push(layer.clone());
+    for rule in [
+        "add table inet vi_strong",
+        "add counter inet vi_strong strong-host",
+        "add chain inet vi_strong pre { type filter hook prerouting priority raw ; policy drop ; }",
+        "add rule inet vi_strong pre counter name strong-host drop",
+    ] {
+        run(&format!("ip netns exec {layer} nft {rule}"));
+    }
+    let rules = || {
+        let list =
+            Command::new("ip").args(["netns", "exec", &layer, "nft", "list", "ruleset"]).output().unwrap();
+        String::from_utf8(list.stdout).unwrap()
+    };
+    let before = rules();
+    let inject = TestKind::Inject {
+        at: X,
+        stack: vec![(ip("10.9.9.9"), ip("10.0.0.3"))],
+        to: Z,
+        delivered: true,
+        by: None,
+        strong_host: false,
+    };
+    let results = measure(lab.clone(), &rib, vec![test(inject)]);
+    assert_eq!(failures(&results), Vec::<&TestResult>::new());
+    assert_eq!(rules(), before);
+    let namespaces = Namespaces::at("/run/netns");
+    let counters = observe::counters(&context(&lab, &rib, &namespaces)).unwrap();
+    assert_eq!(counters[&lab.node(Z).name], BTreeMap::from([("strong-host".into(), 0)]));
+}

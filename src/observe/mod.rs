@@ -26,7 +26,7 @@ pub use actions::Actions;
 pub use counters::counters;
 pub use devices::{EndStats, LinkStats, links};
 pub use names::{layers, name_of, pair, path, side_by_side};
-pub use reach::{Reached, Verified, reach, verify};
+pub use reach::{Reached, Verified, reach, verify, verify_within};
 pub use runner::{TestResult, run_tests};
 pub use trace::{Hop, trace};
 

@@ -93,12 +93,24 @@ fn icmp_words(kind: u8, code: u8, mtu: u16) -> String {
 /// # Errors
 /// Names the first failing pair, its path as predicted, and whether the underlay of the first link works.
 pub fn verify(ctx: &Context<'_>, progress: &mut dyn FnMut(&Verified)) -> Result<Vec<Verified>> {
+    verify_within(ctx, PATIENCE, progress)
+}
+
+/// The same, with this much time for each network to answer.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_within(
+    ctx: &Context<'_>,
+    patience: Duration,
+    progress: &mut dyn FnMut(&Verified),
+) -> Result<Vec<Verified>> {
     let mut networks: Vec<&Network> = ctx.lab.networks.iter().collect();
     networks.sort_by_key(|n| (n.depth, n.id));
     let mut done = Vec::new();
     for network in networks {
         let pairs = expected_pairs(ctx, network);
-        let reached = reach(ctx, &pairs, PATIENCE)?;
+        let reached = reach(ctx, &pairs, patience)?;
         if let Some(failed) = reached.iter().find(|r| r.answer.is_err()) {
             return Err(diagnose(ctx, failed, &reached));
         }
