@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::spec::Report;
+
 /// What went wrong, as far as the caller has to tell cases apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -27,6 +29,7 @@ pub struct Error {
     what: String,
     causes: Vec<String>,
     hint: Option<String>,
+    report: Option<Box<Report>>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,7 +37,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     #[must_use]
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), causes: Vec::new(), hint: None }
+        Self { kind, what: what.into(), causes: Vec::new(), hint: None, report: None }
     }
 
     #[must_use]
@@ -68,6 +71,19 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Attaches the errors of a lab file.
+    #[must_use]
+    pub fn with_report(mut self, report: Report) -> Self {
+        self.report = Some(Box::new(report));
+        self
+    }
+
+    /// The errors of a lab file, when that is what this is; they are to be shown before the error itself.
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        self.report.as_deref()
     }
 
     /// Wraps this error: `what` comes first, this error becomes its cause.

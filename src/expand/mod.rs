@@ -1,1 +1,121 @@
-//! expand
+//! Ranges and generators written out. A [`LabSpec`] goes in; a [`FlatLab`], in which every node and every link
+//! stands by itself, comes out, and every error is noted. It never binds a name to a node.
+
+mod link;
+mod range;
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
+use crate::model::{DataplaneChoice, Routing};
+use crate::spec::{BaseNodeSpec, BaseSpec, Diagnostic, LabSpec, Span, Spanned, TestSpec, ViNodeSpec, ViSpec};
+
+/// Bound on the nodes of a lab.
+pub const MAX_NODES: usize = 65_536;
+
+/// A lab without ranges and generators.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlatLab {
+    pub name: Spanned<String>,
+    pub description: Option<String>,
+    pub dataplane: DataplaneChoice,
+    pub base: FlatBase,
+    pub vis: Vec<FlatVi>,
+    pub tests: Vec<TestSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlatBase {
+    pub span: Span,
+    /// Those declared, then those that links name, each once.
+    pub nodes: Vec<BaseNodeSpec>,
+    pub links: Vec<FlatLink>,
+    pub addresses: Option<Spanned<Ipv4Net>>,
+    pub mtu: u32,
+    pub routing: Routing,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlatVi {
+    pub name: Spanned<String>,
+    pub over: Spanned<String>,
+    pub nodes: Vec<ViNodeSpec>,
+    pub links: Vec<FlatLink>,
+    pub addresses: Option<Spanned<Ipv4Net>>,
+    pub mtu: Option<Spanned<u32>>,
+    pub routing: Routing,
+}
+
+/// One link between two named nodes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlatLink {
+    pub a: Spanned<String>,
+    pub b: Spanned<String>,
+    pub name: Option<Spanned<String>>,
+    pub cost: u32,
+    pub mtu: Option<Spanned<u32>>,
+}
+
+/// Writes out everything that stands for several things, noting every error in ranges and generators.
+pub fn expand(spec: LabSpec, errors: &mut Vec<Diagnostic>) -> FlatLab {
+    let base = base(spec.base, errors);
+    let vis: Vec<FlatVi> = spec.vis.into_iter().map(|v| vi(v, errors)).collect();
+    let nodes = base.nodes.len() + vis.iter().map(|v| v.nodes.len()).sum::<usize>();
+    if nodes > MAX_NODES {
+        let title = format!("the lab has {nodes} nodes; {MAX_NODES} is the bound");
+        errors.push(Diagnostic::new("too-big", spec.name.span, title));
+    }
+    let LabSpec { name, description, dataplane, tests, .. } = spec;
+    FlatLab { name, description, dataplane, base, vis, tests }
+}
+
+fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
+    let mut nodes = Vec::new();
+    for node in spec.nodes {
+        let names = range::expand_or(&node.name, errors);
+        if names.len() > 1 && node.loopback.is_some() {
+            errors.push(Diagnostic::new("range", node.name.span, "several nodes cannot share one loopback"));
+        }
+        nodes.extend(names.into_iter().map(|name| BaseNodeSpec { name, ..node.clone() }));
+    }
+    let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect::<Vec<_>>();
+    let mut known: BTreeSet<String> = nodes.iter().map(|n| n.name.value.clone()).collect();
+    for end in links.iter().flat_map(|l| [&l.a, &l.b]) {
+        if known.insert(end.value.clone()) {
+            nodes.push(BaseNodeSpec::named(end.clone()));
+        }
+    }
+    let BaseSpec { span, addresses, mtu, routing, .. } = spec;
+    FlatBase { span, nodes, links, addresses, mtu, routing }
+}
+
+fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
+    let nodes = spec.nodes.iter().flat_map(|n| vi_nodes(n, errors)).collect();
+    let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect();
+    let ViSpec { name, over, addresses, mtu, routing, .. } = spec;
+    FlatVi { name, over, nodes, links, addresses, mtu, routing }
+}
+
+/// `n[1..8]: "R[1..8]"` pairs up; one placement serves all.
+fn vi_nodes(node: &ViNodeSpec, errors: &mut Vec<Diagnostic>) -> Vec<ViNodeSpec> {
+    let names = range::expand_or(&node.name, errors);
+    let mut places = range::expand_or(&node.at, errors);
+    if places.len() != 1 && places.len() != names.len() {
+        let title = format!("{} nodes cannot pair up with {} places", names.len(), places.len());
+        errors.push(
+            Diagnostic::new("range", node.at.span, title)
+                .label(format!("{} places", places.len()))
+                .see(node.name.span, format!("{} nodes", names.len())),
+        );
+        places = vec![Spanned::new(String::new(), node.at.span)];
+    }
+    if names.len() > 1
+        && let Some(address) = &node.address
+    {
+        errors.push(Diagnostic::new("range", address.span, "several nodes cannot share one address"));
+    }
+    let place = |i: usize| places[if places.len() == 1 { 0 } else { i }].clone();
+    let one = |(i, name)| ViNodeSpec { name, at: place(i), ..node.clone() };
+    names.into_iter().enumerate().map(one).collect()
+}

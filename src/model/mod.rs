@@ -1,11 +1,23 @@
 //! The lab with every name bound, every node placed, every address, device name and MTU known. A checked
 //! [`crate::spec`] goes in, a [`Lab`] or all its errors come out. It never touches the kernel, a clock or chance.
 
+pub mod address;
+mod bind;
+mod build;
+pub mod names;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use build::build;
+
+use crate::error::Result;
+use crate::expand;
+use crate::spec::{self, Report};
 
 /// Index of a network in [`Lab::networks`]; 0 is the base network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -328,4 +340,18 @@ impl Lab {
     pub fn link_netns(&self, base: NodeId) -> String {
         format!("l.{}", self.node(base).name)
     }
+}
+
+/// Reads, expands and builds the lab of a file's text; `path` is for the errors.
+///
+/// # Errors
+/// All errors of the file, rendered with the offending text underlined.
+pub fn parse(path: &Path, text: &str) -> Result<Lab> {
+    let mut errors = Vec::new();
+    let spec = spec::parse(text, &mut errors);
+    let built = match spec.map(|spec| expand::expand(spec, &mut errors)) {
+        Some(flat) => build(&flat, text, errors),
+        None => Err(errors),
+    };
+    built.map_err(|errors| Report::new(path, text, errors).into_error())
 }

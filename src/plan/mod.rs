@@ -1,11 +1,16 @@
 //! One ordered, printable list of kernel operations. A [`crate::model::Lab`], its routes and what the machine can
 //! do go in; a [`Plan`] comes out. It never touches the kernel: [`crate::apply`] does, in this order.
 
+mod build;
+mod text;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use build::{build, routes};
 
 use crate::fastpath::Config;
 use crate::model::Dataplane;
@@ -74,10 +79,13 @@ pub enum Op {
         b: (String, String),
         mtu: u32,
     },
+    /// `prefix_route` false: the kernel adds no connected route (IFA_F_NOPREFIXROUTE), for one with the host
+    /// address as source follows.
     AddAddr {
         ns: String,
         dev: String,
         addr: Ipv4Net,
+        prefix_route: bool,
     },
     /// An ipip device (RFC 2003) with fixed outer TTL 64, hence DF, made in `ns` under the name `dev`.
     AddIpip {

@@ -1,17 +1,19 @@
 //! Shortest paths. A [`Lab`] goes in; a [`Rib`], every route of every namespace, comes out. It never looks at the
 //! kernel: `up` and the tests compare the two.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{EndId, Lab, NodeId};
+use crate::model::{EndId, Lab, NetId, Network, NodeId, Routing};
 
 /// Computed routes of all nodes, without the connected ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Rib {
+    /// The routes of each node, ordered by prefix.
     pub tables: BTreeMap<NodeId, Vec<Route>>,
 }
 
@@ -25,16 +27,193 @@ pub struct Route {
     pub src: Option<Ipv4Addr>,
 }
 
+/// A prefix and the nodes it is attached to.
+struct Target {
+    prefix: Ipv4Net,
+    owners: Vec<usize>,
+}
+
 impl Rib {
+    /// The routes of all networks whose routing is not `none`.
     #[must_use]
-    pub fn compute(_lab: &Lab) -> Self {
-        Self::default()
+    pub fn compute(lab: &Lab) -> Self {
+        let mut rib = Self::default();
+        for network in &lab.networks {
+            rib.tables.extend(Self::of_network(lab, network.id).tables);
+        }
+        rib
+    }
+
+    /// The routes of one network.
+    #[must_use]
+    pub fn of_network(lab: &Lab, net: NetId) -> Self {
+        let network = lab.net(net);
+        if network.routing == Routing::None {
+            return Self::default();
+        }
+        let graph = Graph::new(lab, network);
+        let distances: Vec<Vec<Option<u64>>> =
+            (0..network.nodes.len()).map(|node| graph.distances_to(node)).collect();
+        let targets = targets(lab, network);
+        let table = |node: usize| graph.routes(lab, network, node, &targets, &distances);
+        let tables = (0..network.nodes.len()).map(|n| (network.nodes[n].id, table(n))).collect();
+        Self { tables }
+    }
+
+    /// The route of `node` for `to`, if it is not its own and not connected.
+    #[must_use]
+    pub fn route(&self, node: NodeId, to: Ipv4Addr) -> Option<&Route> {
+        let table = self.tables.get(&node)?;
+        let find = |length| {
+            let prefix = Ipv4Net::new(to, length).ok()?.trunc();
+            table.binary_search_by_key(&prefix, |r| r.prefix).ok().map(|at| &table[at])
+        };
+        find(32).or_else(|| find(31))
+    }
+
+    /// All ends through which `node` may send a packet to `to`; empty where there is no route.
+    #[must_use]
+    pub fn next_hops(&self, lab: &Lab, node: NodeId, to: Ipv4Addr) -> Vec<EndId> {
+        let connected = lab.node(node).ends.iter().copied().find(|end| lab.peer(*end).addr == to);
+        match connected {
+            Some(end) => vec![end],
+            None => self.route(node, to).map(|r| r.hops.clone()).unwrap_or_default(),
+        }
     }
 
     /// The ends through which a packet leaves each node on its way from `from` to `to`, an address of the same
-    /// network; the first next hop where several are equal. `None` where there is no route.
+    /// network; the first next hop where several are equal. `None` where there is no route; empty where `to` is
+    /// the node's own.
     #[must_use]
-    pub fn path(&self, _lab: &Lab, _from: NodeId, _to: Ipv4Addr) -> Option<Vec<EndId>> {
-        None
+    pub fn path(&self, lab: &Lab, from: NodeId, to: Ipv4Addr) -> Option<Vec<EndId>> {
+        let mut path = Vec::new();
+        let mut node = from;
+        while !lab.addresses(node).any(|a| a == to) {
+            let end = *self.next_hops(lab, node, to).first()?;
+            path.push(end);
+            node = lab.peer(end).node;
+            if path.len() > lab.net(from.net).nodes.len() {
+                return None;
+            }
+        }
+        Some(path)
+    }
+
+    /// Every link that a packet from `from` to `to` may pass, over all equal-cost paths, each once. `None` where
+    /// there is no route.
+    #[must_use]
+    pub fn links_between(&self, lab: &Lab, from: NodeId, to: Ipv4Addr) -> Option<Vec<EndId>> {
+        let mut found: Vec<EndId> = Vec::new();
+        let mut seen = std::collections::BTreeSet::from([from]);
+        let mut todo = vec![from];
+        while let Some(node) = todo.pop() {
+            if lab.addresses(node).any(|a| a == to) {
+                continue;
+            }
+            let hops = self.next_hops(lab, node, to);
+            if hops.is_empty() {
+                return None;
+            }
+            for end in hops {
+                found.push(end);
+                let next = lab.peer(end).node;
+                if seen.insert(next) {
+                    todo.push(next);
+                }
+            }
+        }
+        found.sort();
+        Some(found)
+    }
+}
+
+/// Every prefix of a network: host and stacked addresses as /32, links as /31.
+fn targets(lab: &Lab, network: &Network) -> Vec<Target> {
+    let mut targets: BTreeMap<Ipv4Net, Vec<usize>> = BTreeMap::new();
+    for node in &network.nodes {
+        for addr in node.host.iter().chain(&node.stacked) {
+            targets.entry(Ipv4Net::from(*addr)).or_default().push(node.id.index);
+        }
+    }
+    for end in network.links.iter().flat_map(|l| &l.ends) {
+        let prefix = Ipv4Net::new_assert(end.addr, 31).trunc();
+        targets.entry(prefix).or_default().push(lab.node(end.node).id.index);
+    }
+    targets.into_iter().map(|(prefix, owners)| Target { prefix, owners }).collect()
+}
+
+/// One network's links as seen from each node.
+struct Graph {
+    /// For each node: the peer, the cost, the end through which to leave.
+    edges: Vec<Vec<(usize, u64, EndId)>>,
+    forwards: Vec<bool>,
+}
+
+impl Graph {
+    fn new(lab: &Lab, network: &Network) -> Self {
+        let edges_of = |end: &EndId| {
+            let cost = u64::from(lab.link(end.link).cost);
+            (lab.peer(*end).node.index, cost, *end)
+        };
+        Self {
+            edges: network.nodes.iter().map(|n| n.ends.iter().map(edges_of).collect()).collect(),
+            forwards: network.nodes.iter().map(|n| n.forwards).collect(),
+        }
+    }
+
+    /// Dijkstra from `to`, outwards through nodes that forward. Costs are the same both ways.
+    fn distances_to(&self, to: usize) -> Vec<Option<u64>> {
+        let mut best: Vec<Option<u64>> = vec![None; self.edges.len()];
+        let mut heap = BinaryHeap::from([Reverse((0, to))]);
+        best[to] = Some(0);
+        while let Some(Reverse((distance, node))) = heap.pop() {
+            let stale = best[node].is_some_and(|b| b < distance);
+            if stale || !(node == to || self.forwards[node]) {
+                continue;
+            }
+            for (peer, cost, _) in &self.edges[node] {
+                let through = distance + cost;
+                if best[*peer].is_none_or(|b| through < b) {
+                    best[*peer] = Some(through);
+                    heap.push(Reverse((through, *peer)));
+                }
+            }
+        }
+        best
+    }
+
+    fn routes(
+        &self,
+        lab: &Lab,
+        network: &Network,
+        node: usize,
+        targets: &[Target],
+        distances: &[Vec<Option<u64>>],
+    ) -> Vec<Route> {
+        let own: Vec<Ipv4Addr> = lab.addresses(network.nodes[node].id).collect();
+        let hops_to: Vec<Vec<EndId>> =
+            (0..self.edges.len()).map(|to| self.next_hops(node, to, &distances[to])).collect();
+        let foreign = targets.iter().filter(|t| !own.iter().any(|a| t.prefix.contains(a)));
+        foreign
+            .filter_map(|target| {
+                let distance = target.owners.iter().filter_map(|o| distances[*o][node]).min()?;
+                let nearest = target.owners.iter().filter(|o| distances[**o][node] == Some(distance));
+                let mut hops: Vec<EndId> = nearest.flat_map(|o| hops_to[*o].iter().copied()).collect();
+                hops.sort();
+                hops.dedup();
+                let src = network.nodes[node].host;
+                (!hops.is_empty()).then_some(Route { prefix: target.prefix, hops, src })
+            })
+            .collect()
+    }
+
+    /// The ends of `node` that lie on a shortest path to node `to`.
+    fn next_hops(&self, node: usize, to: usize, distances: &[Option<u64>]) -> Vec<EndId> {
+        let Some(distance) = distances[node].filter(|_| node != to) else { return Vec::new() };
+        let on_path = |(peer, cost, _): &&(usize, u64, EndId)| {
+            (*peer == to || self.forwards[*peer])
+                && distances[*peer].is_some_and(|rest| rest + cost == distance)
+        };
+        self.edges[node].iter().filter(on_path).map(|(_, _, end)| *end).collect()
     }
 }

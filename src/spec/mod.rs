@@ -1,1 +1,117 @@
-//! spec
+//! What the user wrote. The text of a lab file goes in; a [`LabSpec`], in which every value knows its line, or all
+//! errors of form come out. It never binds a name and never reads a file itself.
+
+mod decode;
+mod diag;
+mod fields;
+mod tests;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
+pub use tests::{InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
+
+use crate::model::{DataplaneChoice, Role, Routing};
+
+/// A lab file, form checked, names not bound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabSpec {
+    pub name: Spanned<String>,
+    pub description: Option<String>,
+    pub dataplane: DataplaneChoice,
+    pub base: BaseSpec,
+    pub vis: Vec<ViSpec>,
+    pub tests: Vec<TestSpec>,
+}
+
+/// `base:`
+#[derive(Debug, Clone, PartialEq)]
+pub struct BaseSpec {
+    pub span: Span,
+    pub nodes: Vec<BaseNodeSpec>,
+    pub links: Vec<LinkSpec>,
+    pub addresses: Option<Spanned<Ipv4Net>>,
+    pub mtu: u32,
+    pub routing: Routing,
+}
+
+/// A node of `base: nodes:`; the name may hold a range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BaseNodeSpec {
+    pub name: Spanned<String>,
+    pub role: Option<Role>,
+    pub dataplane: Option<DataplaneChoice>,
+    pub loopback: Option<Spanned<Ipv4Addr>>,
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl BaseNodeSpec {
+    /// A node that is merely named.
+    #[must_use]
+    pub fn named(name: Spanned<String>) -> Self {
+        Self { name, role: None, dataplane: None, loopback: None, sysctls: BTreeMap::new() }
+    }
+}
+
+/// One of `vis:`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ViSpec {
+    pub name: Spanned<String>,
+    pub over: Spanned<String>,
+    pub nodes: Vec<ViNodeSpec>,
+    pub links: Vec<LinkSpec>,
+    pub addresses: Option<Spanned<Ipv4Net>>,
+    /// A number; `None` is `fit`.
+    pub mtu: Option<Spanned<u32>>,
+    pub routing: Routing,
+}
+
+/// A node of a VI; name and placement may hold ranges.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ViNodeSpec {
+    pub name: Spanned<String>,
+    pub at: Spanned<String>,
+    pub role: Role,
+    pub address: Option<Spanned<Ipv4Addr>>,
+}
+
+/// One item of `links:`
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkSpec {
+    pub span: Span,
+    pub shape: Shape,
+    pub name: Option<Spanned<String>>,
+    pub cost: u32,
+    pub mtu: Option<Spanned<u32>>,
+}
+
+/// What an item of `links:` connects.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shape {
+    /// `a -- b -- {c d}`
+    Chain(Spanned<String>),
+    Ring(Spanned<Vec<Spanned<String>>>),
+    Line(Spanned<Vec<Spanned<String>>>),
+    Mesh(Spanned<Vec<Spanned<String>>>),
+    Tree {
+        of: Spanned<Vec<Spanned<String>>>,
+        arity: usize,
+    },
+    /// Nodes `prefix1` to `prefixN`, row by row.
+    Grid {
+        prefix: Spanned<String>,
+        rows: usize,
+        cols: usize,
+    },
+}
+
+/// Reads the text of a lab file, noting every error of form. With errors there may still be a lab to look for
+/// more errors in: what could not be read stands as an empty text, and an error about it was noted.
+pub fn parse(text: &str, errors: &mut Vec<Diagnostic>) -> Option<LabSpec> {
+    let tree = yaml::parse(text).map_err(|error| errors.push(error)).ok()?;
+    decode::lab(&tree, errors)
+}

@@ -1,0 +1,17 @@
+//! Reading a lab file. A path goes in; a [`Lab`] or all errors of the file come out. It never changes anything.
+
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::model::{self, Lab};
+
+/// Reads the lab of a file.
+///
+/// # Errors
+/// All errors of the file, or that it cannot be read.
+pub fn load(path: &Path) -> Result<Lab> {
+    let fault = |what: &str| Error::new(Kind::LabFile, format!("{what} {}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| fault("cannot read").because(e))?;
+    let text = String::from_utf8(bytes).map_err(|e| fault("there is no text in").because(e.utf8_error()))?;
+    model::parse(path, &text)
+}

@@ -1,0 +1,294 @@
+//! Addresses by the rule of ships in the night (paper, II.2): two networks that share a base node never share an
+//! address, two that share none may. What each network needs and where it stands go in; blocks and single
+//! addresses come out. It never looks at names.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// Default pools (all RFC 1918).
+pub const BASE_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 9);
+pub const NETWORK_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 128, 0, 0), 9);
+pub const LINK_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12);
+
+/// The private address space of RFC 1918, section 3.
+const PRIVATE: [Ipv4Net; 3] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+];
+
+/// Whether all of `net` is private.
+#[must_use]
+pub fn is_private(net: Ipv4Net) -> bool {
+    PRIVATE.iter().any(|p| p.contains(&net))
+}
+
+/// Whether two blocks have an address in common.
+#[must_use]
+pub fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// How many addresses of each sort a network takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Need {
+    /// Host addresses or loopbacks, one each.
+    pub hosts: u32,
+    /// Link addresses of links stacked on this network, one each.
+    pub stacked: u32,
+    /// Links, an aligned pair (/31) each.
+    pub links: u32,
+}
+
+impl Need {
+    /// Addresses in all, the first of the block left unused.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        1 + u64::from(self.hosts) + u64::from(self.stacked) + 2 * u64::from(self.links)
+    }
+
+    /// Longest prefix in which the roomy layout has place.
+    fn roomy_len(self) -> u8 {
+        let quarter = u64::from(self.hosts + 1).max(u64::from(self.stacked)).max(u64::from(self.links));
+        prefix_len(4 * quarter)
+    }
+}
+
+/// Longest prefix that holds `count` addresses.
+fn prefix_len(count: u64) -> u8 {
+    let bits = count.max(1).next_power_of_two().trailing_zeros();
+    u8::try_from(32u32.saturating_sub(bits)).unwrap_or(0)
+}
+
+/// Where the parts of a block start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    pub hosts: u32,
+    pub stacked: u32,
+    pub links: u32,
+}
+
+/// Places the parts in `pool`: each in its own quarter or half where there is room, so that a later addition moves
+/// nothing, else one after another. `None` if `pool` is too small.
+#[must_use]
+pub fn layout(pool: Ipv4Net, need: Need) -> Option<Layout> {
+    let start = u32::from(pool.network());
+    let size = 1u64 << (32 - pool.prefix_len());
+    if pool.prefix_len() <= need.roomy_len() {
+        let quarter = u32::try_from(size / 4).ok()?;
+        return Some(Layout { hosts: start + 1, stacked: start + quarter, links: start + 2 * quarter });
+    }
+    let hosts = start + 1;
+    let links = hosts.checked_add(need.hosts)?.next_multiple_of(2);
+    let stacked = links.checked_add(2 * need.links)?;
+    (u64::from(stacked - start) + u64::from(need.stacked) <= size).then_some(Layout { hosts, stacked, links })
+}
+
+/// A network that wants a block.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The base nodes it stands on.
+    pub footprint: BTreeSet<usize>,
+    /// The block the file gives it.
+    pub fixed: Option<Ipv4Net>,
+    /// Longest prefix that will do.
+    pub longest: u8,
+}
+
+impl Claim {
+    /// A claim on the network-layer pool.
+    #[must_use]
+    pub fn network(footprint: BTreeSet<usize>, fixed: Option<Ipv4Net>, need: Need) -> Self {
+        Self { footprint, fixed, longest: need.roomy_len() }
+    }
+
+    /// A claim on the link-layer pool: one address for each of two ends.
+    #[must_use]
+    pub fn links(footprint: BTreeSet<usize>, links: usize) -> Self {
+        Self { footprint, fixed: None, longest: prefix_len(2 * links as u64) }
+    }
+}
+
+/// Gives each claim, in order, the lowest free block of `pool`: free of `reserved` wherever it is, and of the
+/// blocks of claims that share a base node. Blocks have one comfortable size where the pool allows, so that
+/// networks can grow without moving others. The `taken` blocks belong to the claim of the same index in another pool. `Err` holds
+/// the index of the first claim that found no room.
+pub fn blocks(
+    pool: Ipv4Net,
+    comfortable: &[u8],
+    claims: &[Claim],
+    reserved: &[Ipv4Net],
+    taken: &[Option<Ipv4Net>],
+) -> Result<Vec<Ipv4Net>, usize> {
+    let mut failed = 0;
+    for at_most in comfortable.iter().copied().chain([32]) {
+        match blocks_of(pool, at_most, claims, reserved, taken) {
+            Ok(blocks) => return Ok(blocks),
+            Err(index) => failed = index,
+        }
+    }
+    Err(failed)
+}
+
+fn blocks_of(
+    pool: Ipv4Net,
+    at_most: u8,
+    claims: &[Claim],
+    reserved: &[Ipv4Net],
+    taken: &[Option<Ipv4Net>],
+) -> Result<Vec<Ipv4Net>, usize> {
+    let mut given: Vec<Option<Ipv4Net>> = claims.iter().map(|c| c.fixed).collect();
+    for (index, claim) in claims.iter().enumerate() {
+        if claim.fixed.is_some() {
+            continue;
+        }
+        let meets = |other: usize| !claims[other].footprint.is_disjoint(&claim.footprint);
+        let others = |blocks: &[Option<Ipv4Net>]| -> Vec<Ipv4Net> {
+            let near = blocks.iter().enumerate().filter(|(other, _)| meets(*other));
+            near.filter_map(|(_, block)| *block).collect()
+        };
+        let mut used = others(&given);
+        used.extend(others(taken));
+        used.extend(reserved);
+        given[index] = Some(first_free(pool, claim.longest.min(at_most), &used).ok_or(index)?);
+    }
+    Ok(given.into_iter().flatten().collect())
+}
+
+/// The lowest block of this length in `pool` that overlaps none of `used`.
+fn first_free(pool: Ipv4Net, length: u8, used: &[Ipv4Net]) -> Option<Ipv4Net> {
+    if length < pool.prefix_len() {
+        return None;
+    }
+    let size = 1u64 << (32 - length);
+    let (mut start, end) = (u64::from(u32::from(pool.network())), u64::from(u32::from(pool.broadcast())));
+    while start + size - 1 <= end {
+        let block = Ipv4Net::new(Ipv4Addr::from(u32::try_from(start).ok()?), length).ok()?;
+        match used.iter().filter(|u| overlap(**u, block)).map(|u| u64::from(u32::from(u.broadcast()))).max() {
+            None => return Some(block),
+            Some(last) => start = (last + 1).next_multiple_of(size).max(start + size),
+        }
+    }
+    None
+}
+
+/// Gives out single addresses from a start upwards, leaving out those that are taken.
+#[derive(Debug)]
+pub struct Counter<'a> {
+    next: u32,
+    taken: &'a BTreeSet<Ipv4Addr>,
+}
+
+impl<'a> Counter<'a> {
+    #[must_use]
+    pub fn new(start: u32, taken: &'a BTreeSet<Ipv4Addr>) -> Self {
+        Self { next: start, taken }
+    }
+
+    pub fn one(&mut self) -> Ipv4Addr {
+        loop {
+            let addr = Ipv4Addr::from(self.next);
+            self.next += 1;
+            if !self.taken.contains(&addr) {
+                return addr;
+            }
+        }
+    }
+
+    /// An even address and the next.
+    pub fn pair(&mut self) -> [Ipv4Addr; 2] {
+        loop {
+            self.next = self.next.next_multiple_of(2);
+            let pair = [Ipv4Addr::from(self.next), Ipv4Addr::from(self.next + 1)];
+            self.next += 2;
+            if !pair.iter().any(|a| self.taken.contains(a)) {
+                return pair;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn claim(nodes: &[usize], longest: u8) -> Claim {
+        Claim { footprint: nodes.iter().copied().collect(), fixed: None, longest }
+    }
+
+    #[test]
+    fn networks_that_share_no_node_get_the_same_block() {
+        let claims = [claim(&[1, 2], 24), claim(&[3], 24), claim(&[2, 3], 24)];
+        let given = blocks(NETWORK_POOL, &[16], &claims, &[], &[]).unwrap();
+        assert_eq!(given, [net("10.128.0.0/16"), net("10.128.0.0/16"), net("10.129.0.0/16")]);
+    }
+
+    #[test]
+    fn blocks_shrink_when_there_are_many_networks() {
+        let claims = vec![claim(&[1], 28); 200];
+        let given = blocks(NETWORK_POOL, &[16, 20], &claims, &[], &[]).unwrap();
+        assert!(given.iter().all(|b| b.prefix_len() == 20));
+    }
+
+    #[test]
+    fn a_full_pool_names_the_claim_that_found_no_room() {
+        let claims = vec![claim(&[1], 9); 2];
+        assert_eq!(blocks(NETWORK_POOL, &[16], &claims, &[], &[]), Err(1));
+    }
+
+    #[test]
+    fn small_pools_are_packed() {
+        let need = Need { hosts: 3, stacked: 0, links: 2 };
+        let layout = layout(net("192.168.0.0/29"), need).unwrap();
+        assert_eq!(layout.hosts, u32::from(Ipv4Addr::new(192, 168, 0, 1)));
+        assert_eq!(layout.links, u32::from(Ipv4Addr::new(192, 168, 0, 4)));
+        assert_eq!(super::layout(net("192.168.0.0/30"), need), None);
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_keep_ships_apart(
+            wanted in proptest::collection::vec((proptest::collection::btree_set(0usize..12, 1..5), 12u8..31), 1..24),
+            reserved in 9u8..16,
+        ) {
+            let claims: Vec<Claim> =
+                wanted.iter().map(|(f, l)| Claim { footprint: f.clone(), fixed: None, longest: *l }).collect();
+            let reserved = [Ipv4Net::new_assert(NETWORK_POOL.network(), reserved)];
+            let Ok(given) = blocks(NETWORK_POOL, &[16, 20, 24], &claims, &reserved, &[]) else { return Ok(()) };
+            for (i, a) in given.iter().enumerate() {
+                prop_assert!(NETWORK_POOL.contains(a) && a.prefix_len() <= claims[i].longest);
+                prop_assert!(!overlap(*a, reserved[0]));
+                for (j, b) in given.iter().enumerate().skip(i + 1) {
+                    let meet = !claims[i].footprint.is_disjoint(&claims[j].footprint);
+                    prop_assert!(!meet || !overlap(*a, *b), "{a} and {b}");
+                }
+            }
+        }
+
+        #[test]
+        fn layouts_have_no_overlap_and_stay_inside(
+            len in 8u8..31, hosts in 0u32..5000, stacked in 0u32..5000, links in 0u32..5000,
+        ) {
+            let pool = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), len);
+            let need = Need { hosts, stacked, links };
+            let Some(at) = layout(pool, need) else {
+                prop_assert!(need.total() + 1 > (1 << (32 - len)));
+                return Ok(());
+            };
+            let mut parts = [(at.hosts, hosts), (at.stacked, stacked), (at.links, 2 * links)];
+            prop_assert!(at.links % 2 == 0);
+            parts.sort_unstable();
+            let end = u32::from(pool.broadcast());
+            prop_assert!(parts.windows(2).all(|w| w[0].0 + w[0].1 <= w[1].0));
+            prop_assert!(parts.iter().all(|(start, count)| *count == 0 || start + count - 1 <= end));
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The names in `tests:`. A lab and [`TestSpec`]s go in; [`Test`]s with nodes, links and addresses bound come out,
+//! and every error is noted. It never runs a test.
+
+use std::net::Ipv4Addr;
+
+use super::build::find_node;
+use super::{BASE, EndId, HeaderRow, Lab, LinkId, NetId, NodeId, Target, Test, TestKind};
+use crate::spec::{Diagnostic, InjectSpec, PairSpec, RowSpec, Spanned, TestKindSpec, TestSpec, position};
+
+type Errors = Vec<Diagnostic>;
+type Addresses = (Ipv4Addr, Ipv4Addr);
+
+/// Binds all tests.
+pub(super) fn tests(lab: &Lab, specs: &[TestSpec], source: &str, errors: &mut Errors) -> Vec<Test> {
+    specs.iter().filter_map(|spec| test(lab, spec, source, errors)).collect()
+}
+
+fn test(lab: &Lab, spec: &TestSpec, source: &str, errors: &mut Errors) -> Option<Test> {
+    let kind = kind(lab, spec, errors)?;
+    Some(Test {
+        name: spec.name.clone().unwrap_or_else(|| words(&spec.kind)),
+        line: position(source, spec.span).0,
+        within_ms: spec.within_ms,
+        not: spec.not,
+        kind,
+    })
+}
+
+/// The test in words, for those without a name.
+fn words(kind: &TestKindSpec) -> String {
+    let pair = |p: &PairSpec| format!("{} -> {}", p.from.value, p.to.value);
+    match kind {
+        TestKindSpec::Ping { pair: p, size, df, .. } => {
+            let size = size.map(|s| format!(", {s} bytes")).unwrap_or_default();
+            format!("ping {}{size}{}", pair(p), if *df { ", df" } else { "" })
+        }
+        TestKindSpec::PingAll(net) => format!("ping all in {}", net.value),
+        TestKindSpec::Isolated(nets) => {
+            let names: Vec<&str> = nets.iter().map(|n| n.value.as_str()).collect();
+            format!("isolated {}", names.join(", "))
+        }
+        TestKindSpec::Trace { pair: p, .. } => format!("trace {}", pair(p)),
+        TestKindSpec::Ttl { pair: p, is } => format!("ttl {} is {is}", pair(p)),
+        TestKindSpec::Headers { pair: p, at, .. } => format!("headers {} at {}", pair(p), at.value),
+        TestKindSpec::Depth { vi, headers, .. } => format!("depth of {} is {headers} headers", vi.value),
+        TestKindSpec::Mtu { pair: p, is } => format!("mtu {} is {is}", pair(p)),
+        TestKindSpec::Inject(inject) => {
+            let fate = if inject.delivered { "delivered" } else { "dropped" };
+            let stack: Vec<String> = inject.stack.iter().map(pair).collect();
+            format!("inject [{}] at {} is {fate}", stack.join(", "), inject.at.value)
+        }
+        TestKindSpec::Down(target) => format!("down {}", target.value),
+        TestKindSpec::Up(target) => format!("up {}", target.value),
+        TestKindSpec::Wait(ms) => format!("wait {ms}ms"),
+    }
+}
+
+fn kind(lab: &Lab, spec: &TestSpec, errors: &mut Errors) -> Option<TestKind> {
+    match &spec.kind {
+        TestKindSpec::Ping { pair, count, size, df } => {
+            let pairs = vec![nodes(lab, pair, errors)?];
+            Some(TestKind::Ping { pairs, count: *count, size: *size, df: *df })
+        }
+        TestKindSpec::PingAll(net) => {
+            let net = network(lab, net, errors)?;
+            Some(TestKind::Ping { pairs: all_pairs(lab, net), count: 1, size: None, df: false })
+        }
+        TestKindSpec::Isolated(nets) => {
+            let networks: Vec<NetId> = nets.iter().filter_map(|n| network(lab, n, errors)).collect();
+            if nets.len() < 2 {
+                errors.push(Diagnostic::new("test", spec.span, "`isolated` needs two networks or more"));
+            }
+            Some(TestKind::Isolated { networks })
+        }
+        TestKindSpec::Trace { pair, hops } => {
+            let pair = nodes(lab, pair, errors);
+            let net = pair.map(|(from, _)| from.net);
+            let hops = hops.iter().filter_map(|h| near(lab, net, h, errors)).collect();
+            let (from, to) = pair?;
+            Some(TestKind::Trace { from, to, hops })
+        }
+        TestKindSpec::Ttl { pair, is } => {
+            let (from, to) = nodes(lab, pair, errors)?;
+            Some(TestKind::Ttl { from, to, is: *is })
+        }
+        TestKindSpec::Headers { pair, at, is } => headers(lab, pair, at, is, errors),
+        TestKindSpec::Depth { vi, headers, mtu } => {
+            let net = network(lab, vi, errors)?;
+            Some(TestKind::Depth { net, headers: *headers, mtu: *mtu })
+        }
+        TestKindSpec::Mtu { pair, is } => {
+            let (from, to) = nodes(lab, pair, errors)?;
+            Some(TestKind::Mtu { from, to, is: *is })
+        }
+        TestKindSpec::Inject(inject) => inject_kind(lab, inject, errors),
+        TestKindSpec::Down(name) => Some(TestKind::Down(target(lab, name, errors)?)),
+        TestKindSpec::Up(name) => Some(TestKind::Up(target(lab, name, errors)?)),
+        TestKindSpec::Wait(ms) => Some(TestKind::Wait(*ms)),
+    }
+}
+
+fn all_pairs(lab: &Lab, net: NetId) -> Vec<(NodeId, NodeId)> {
+    let ids: Vec<NodeId> = lab.net(net).nodes.iter().map(|n| n.id).collect();
+    ids.iter().flat_map(|a| ids.iter().filter(move |b| *b != a).map(move |b| (*a, *b))).collect()
+}
+
+fn network(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<NetId> {
+    let found = lab.networks.iter().find(|n| n.name == name.value).map(|n| n.id);
+    if found.is_none() {
+        let known = lab.networks.iter().map(|n| n.name.as_str());
+        let title = format!("there is no network `{}`", name.value);
+        errors.push(Diagnostic::new("unknown-network", name.span, title).meant(&name.value, known));
+    }
+    found
+}
+
+fn node(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<NodeId> {
+    find_node(lab, name).map_err(|e| errors.push(e)).ok()
+}
+
+fn nodes(lab: &Lab, pair: &PairSpec, errors: &mut Errors) -> Option<(NodeId, NodeId)> {
+    let from = node(lab, &pair.from, errors);
+    let to = match from {
+        Some(from) => near(lab, Some(from.net), &pair.to, errors),
+        None => node(lab, &pair.to, errors),
+    };
+    Some((from?, to?))
+}
+
+/// A node of network `net` by its short name, else any node.
+fn near(lab: &Lab, net: Option<NetId>, name: &Spanned<String>, errors: &mut Errors) -> Option<NodeId> {
+    let here = net.and_then(|net| lab.net(net).nodes.iter().find(|n| n.name == name.value));
+    match here {
+        Some(found) => Some(found.id),
+        None => node(lab, name, errors),
+    }
+}
+
+/// A node by name, or a link by name; a link may be written with spaces and either way round.
+fn target(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<Target> {
+    if let Some(link) = link(lab, None, &name.value) {
+        return Some(Target::Link(link));
+    }
+    if !name.value.contains("--") {
+        return node(lab, name, errors).map(Target::Node);
+    }
+    let names: Vec<&str> = lab.networks.iter().flat_map(|n| &n.links).map(|l| l.name.as_str()).collect();
+    let title = format!("there is no link `{}`, or more than one", name.value);
+    let plain = name.value.replace(' ', "");
+    errors.push(Diagnostic::new("unknown-link", name.span, title).meant(&plain, names));
+    None
+}
+
+/// The one link of this name: `name` or `network/name`, in `net` if given.
+fn link(lab: &Lab, net: Option<NetId>, name: &str) -> Option<LinkId> {
+    let plain = name.replace(' ', "");
+    let turned = plain.split_once("--").map(|(a, b)| format!("{b}--{a}"));
+    let matches = |network: &super::Network, link: &super::Link| {
+        let full = format!("{}/{}", network.name, link.name);
+        [Some(&plain), turned.as_ref()].into_iter().flatten().any(|n| *n == link.name || *n == full)
+    };
+    let networks = lab.networks.iter().filter(|n| net.is_none_or(|net| n.id == net));
+    let mut found = networks.flat_map(|n| n.links.iter().filter(move |l| matches(n, l)));
+    let first = found.next()?;
+    found.next().is_none().then_some(first.id)
+}
+
+fn headers(
+    lab: &Lab,
+    pair: &PairSpec,
+    at: &Spanned<String>,
+    rows: &[RowSpec],
+    errors: &mut Errors,
+) -> Option<TestKind> {
+    let pair = nodes(lab, pair, errors);
+    let at = base_node(lab, at, errors);
+    let net = pair.map_or(BASE, |(from, _)| from.net);
+    let is = rows.iter().filter_map(|row| header_row(lab, net, row, errors)).collect();
+    let (from, to) = pair?;
+    Some(TestKind::Headers { from, to, at: at?, is })
+}
+
+fn base_node(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<NodeId> {
+    let found = near(lab, Some(BASE), name, errors)?;
+    if found.net != BASE {
+        let title = format!("`{}` is not a node of the base network", name.value);
+        errors.push(Diagnostic::new("test", name.span, title));
+        return None;
+    }
+    Some(found)
+}
+
+fn header_row(lab: &Lab, net: NetId, row: &RowSpec, errors: &mut Errors) -> Option<HeaderRow> {
+    let neighbour = base_node(lab, &row.neighbour, errors);
+    let of_net = |lab: &Lab, net, pair: &Option<PairSpec>, errors: &mut Errors| {
+        pair.as_ref().and_then(|p| header(lab, net, p, errors))
+    };
+    let base = of_net(lab, BASE, &row.base, errors);
+    let link = row.link.as_ref().and_then(|p| link_header(lab, lowest(lab, net), p, errors));
+    let network = of_net(lab, net, &row.net, errors);
+    let stack = row.stack.as_ref().map(|s| stack(lab, net, s, errors));
+    Some(HeaderRow { inward: row.inward, neighbour: neighbour?, base, link, net: network, stack })
+}
+
+/// The VI that rides on the base, under `net` or `net` itself.
+fn lowest(lab: &Lab, mut net: NetId) -> NetId {
+    while let Some(below) = lab.net(net).over.filter(|b| *b != BASE) {
+        net = below;
+    }
+    net
+}
+
+/// A header between two nodes of `net`, or two link ends, or two literal addresses.
+fn header(lab: &Lab, net: NetId, pair: &PairSpec, errors: &mut Errors) -> Option<Addresses> {
+    let from = address(lab, net, &pair.from, errors);
+    let to = address(lab, net, &pair.to, errors);
+    Some((from?, to?))
+}
+
+fn address(lab: &Lab, net: NetId, name: &Spanned<String>, errors: &mut Errors) -> Option<Ipv4Addr> {
+    if let Ok(literal) = name.value.parse() {
+        return Some(literal);
+    }
+    let in_net = lab.net(net).nodes.iter().any(|n| n.name == name.value);
+    if !in_net && let Some(end) = link_end(lab, &name.value) {
+        return lab.end(end).link_addr.or_else(|| Some(lab.end(end).addr));
+    }
+    let id = near(lab, Some(net), name, errors)?;
+    let found = lab.address(id);
+    if found.is_none() {
+        let title = format!("`{}` has no address", name.value);
+        errors.push(Diagnostic::new("test", name.span, title));
+    }
+    found
+}
+
+/// `k1.A`: the end of link `k1` at node `A`.
+fn link_end(lab: &Lab, name: &str) -> Option<EndId> {
+    let dots = name.char_indices().filter(|(_, c)| *c == '.').map(|(i, _)| i);
+    dots.filter_map(|dot| {
+        let id = link(lab, None, &name[..dot])?;
+        let side = lab.link(id).ends.iter().position(|e| lab.node(e.node).name == name[dot + 1..])?;
+        Some(EndId { link: id, side })
+    })
+    .next()
+}
+
+/// The link header between two neighbours in `net`; `k1.A -> k1.B` where several links join them.
+fn link_header(lab: &Lab, net: NetId, pair: &PairSpec, errors: &mut Errors) -> Option<Addresses> {
+    let find = |name: &str| lab.net(net).nodes.iter().find(|n| n.name == name).map(|n| n.id);
+    let (Some(a), Some(b)) = (find(&pair.from.value), find(&pair.to.value)) else {
+        return header(lab, net, pair, errors);
+    };
+    let ends: Vec<EndId> = lab.node(a).ends.iter().copied().filter(|e| lab.peer(*e).node == b).collect();
+    match ends.as_slice() {
+        [end] => Some((lab.end(*end).link_addr?, lab.peer(*end).link_addr?)),
+        [] => {
+            let title = format!("no link joins `{}` and `{}`", pair.from.value, pair.to.value);
+            errors.push(Diagnostic::new("test", pair.from.span, title));
+            None
+        }
+        several => {
+            let name = &lab.link(several[0].link).name;
+            let title = format!("several links join `{}` and `{}`", pair.from.value, pair.to.value);
+            let help = format!("say which, such as `{name}.{} -> {name}.{}`", pair.from.value, pair.to.value);
+            errors.push(Diagnostic::new("test", pair.from.span, title).help(help));
+            None
+        }
+    }
+}
+
+/// Headers, outermost first: the first of the base, the last of `net`, link ends between.
+fn stack(lab: &Lab, net: NetId, pairs: &[PairSpec], errors: &mut Errors) -> Vec<Addresses> {
+    let last = pairs.len().saturating_sub(1);
+    let of = |(at, pair): (usize, &PairSpec)| match at {
+        0 => header(lab, BASE, pair, errors),
+        at if at == last => header(lab, net, pair, errors),
+        _ => link_header(lab, net, pair, errors),
+    };
+    pairs.iter().enumerate().filter_map(of).collect()
+}
+
+fn inject_kind(lab: &Lab, spec: &InjectSpec, errors: &mut Errors) -> Option<TestKind> {
+    let at = base_node(lab, &spec.at, errors)?;
+    let innermost = spec.stack.last()?;
+    let to = owner(lab, innermost, errors)?;
+    let before = errors.len();
+    let stack = stack(lab, to.net, &spec.stack, errors);
+    if errors.len() > before {
+        return None;
+    }
+    let InjectSpec { delivered, by, strong_host, .. } = spec.clone();
+    Some(TestKind::Inject { at, stack, to, delivered, by, strong_host })
+}
+
+/// The node that the innermost destination belongs to.
+fn owner(lab: &Lab, pair: &PairSpec, errors: &mut Errors) -> Option<NodeId> {
+    let Ok(literal) = pair.to.value.parse::<Ipv4Addr>() else {
+        let from = find_node(lab, &pair.from).ok().map(|n| n.net);
+        return near(lab, from, &pair.to, errors);
+    };
+    let owners: Vec<NodeId> = lab.networks.iter().filter_map(|n| lab.owner(n.id, literal)).collect();
+    if let [one] = owners.as_slice() {
+        return Some(*one);
+    }
+    let title = format!("{literal} belongs to {} nodes; name the node instead", owners.len());
+    errors.push(Diagnostic::new("test", pair.to.span, title));
+    None
+}

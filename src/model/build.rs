@@ -1,0 +1,732 @@
+//! From names to a [`Lab`]: one function a rule, all errors at once. A [`FlatLab`] goes in; the lab, addressed and
+//! measured, or every error found comes out. It never stops at the first error of a stage.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::address::{self, Claim, Counter, LINK_POOL, NETWORK_POOL, Need};
+use super::{
+    BASE, Carrier, DataplaneChoice, End, EndId, Lab, Link, LinkId, NetId, Network, Node, NodeId, Role, bind,
+    names,
+};
+use crate::expand::{FlatLab, FlatLink, FlatVi};
+use crate::routing::Rib;
+use crate::spec::{Diagnostic, Span, Spanned, nearest};
+
+type Errors = Vec<Diagnostic>;
+
+const UNSET: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+/// Comfortable block sizes, tried in turn: how many networks on one base node they leave room for is 128, 2,048
+/// and 32,768 of the network-layer pool.
+const NETWORK_BLOCKS: [u8; 3] = [16, 20, 24];
+const LINK_BLOCKS: [u8; 3] = [20, 24, 28];
+/// Smallest packet every link must carry (RFC 791, 3.2).
+const LEAST_MTU: u32 = 68;
+/// One IPv4 header without options.
+const HEADER: u32 = 20;
+
+/// Binds, places, addresses and measures a lab. `source` is the file's text, for lines; `errors` are those of the
+/// stages before.
+///
+/// # Errors
+/// All errors of the lab, those of the stages before included.
+pub fn build(flat: &FlatLab, source: &str, errors: Errors) -> Result<Lab, Errors> {
+    let mut builder = Builder { flat, errors, lab: empty(flat) };
+    builder.networks();
+    builder.fixed_addresses();
+    let sound = builder.errors.is_empty();
+    if sound {
+        builder.addresses();
+    }
+    if sound && builder.errors.is_empty() {
+        builder.devices();
+        builder.mtus();
+    }
+    let tests = bind::tests(&builder.lab, &flat.tests, source, &mut builder.errors);
+    if !builder.errors.is_empty() {
+        return Err(builder.errors);
+    }
+    Ok(Lab { tests, ..builder.lab })
+}
+
+fn empty(flat: &FlatLab) -> Lab {
+    Lab {
+        name: flat.name.value.clone(),
+        description: flat.description.clone(),
+        dataplane: flat.dataplane,
+        networks: Vec::new(),
+        tests: Vec::new(),
+    }
+}
+
+struct Builder<'a> {
+    flat: &'a FlatLab,
+    errors: Errors,
+    lab: Lab,
+}
+
+impl<'a> Builder<'a> {
+    fn error(&mut self, rule: &'static str, span: Span, title: impl Into<String>) {
+        self.errors.push(Diagnostic::new(rule, span, title));
+    }
+
+    fn vi(&self, net: NetId) -> &'a FlatVi {
+        &self.flat.vis[net.0 - 1]
+    }
+
+    // ---- names, placement, links -------------------------------------------------------------------------
+
+    fn networks(&mut self) {
+        self.base();
+        let over: Vec<Option<NetId>> = (0..self.flat.vis.len()).map(|i| self.over(i)).collect();
+        let depths = self.depths(&over);
+        for (index, depth) in depths.iter().enumerate() {
+            self.declare(index, over[index], *depth);
+        }
+        let mut order: Vec<usize> = (0..depths.len()).collect();
+        order.sort_by_key(|i| depths[*i]);
+        for index in order {
+            self.place(NetId(index + 1));
+        }
+        for index in 0..self.flat.vis.len() {
+            let net = NetId(index + 1);
+            self.links(net, &self.flat.vis[index].links);
+        }
+    }
+
+    fn base(&mut self) {
+        let flat = &self.flat.base;
+        if flat.nodes.is_empty() && self.errors.is_empty() {
+            self.error("empty-base", flat.span, "the base network has no nodes");
+        }
+        self.check_node_names(flat.nodes.iter().map(|n| &n.name), "base");
+        let nodes = flat.nodes.iter().enumerate().map(|(index, spec)| {
+            let id = NodeId { net: BASE, index };
+            Node {
+                id,
+                name: spec.name.value.clone(),
+                role: spec.role.unwrap_or(Role::Host),
+                at: None,
+                base: id,
+                dataplane: spec.dataplane.unwrap_or(DataplaneChoice::Auto),
+                netns: format!("b.{}", spec.name.value),
+                host: Some(UNSET),
+                stacked: Vec::new(),
+                ends: Vec::new(),
+                forwards: false,
+                sysctls: spec.sysctls.clone(),
+            }
+        });
+        self.lab.networks.push(Network {
+            id: BASE,
+            name: "base".to_owned(),
+            over: None,
+            depth: 0,
+            pool: flat.addresses.as_ref().map_or(address::BASE_POOL, |a| a.value),
+            routing: flat.routing,
+            nodes: nodes.collect(),
+            links: Vec::new(),
+        });
+        self.links(BASE, &flat.links);
+        for (index, spec) in flat.nodes.iter().enumerate() {
+            let node = &mut self.lab.networks[BASE.0].nodes[index];
+            let by_degree = if node.ends.len() >= 2 { Role::Router } else { Role::Host };
+            node.role = spec.role.unwrap_or(by_degree);
+            node.forwards = node.role == Role::Router;
+        }
+    }
+
+    fn check_node_names<'s>(&mut self, found: impl Iterator<Item = &'s Spanned<String>>, network: &str) {
+        let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
+        for name in found {
+            if let Some(fault) = names::node_fault(&name.value) {
+                let title = format!("`{}` cannot be the name of a node", name.value);
+                self.errors.push(Diagnostic::new("name", name.span, title).label(fault));
+            }
+            match seen.get(name.value.as_str()) {
+                Some(first) => {
+                    let title = format!("{network} has two nodes `{}`", name.value);
+                    let error = Diagnostic::new("duplicate-node", name.span, title);
+                    self.errors.push(error.see(*first, "first here"));
+                }
+                None => {
+                    seen.insert(&name.value, name.span);
+                }
+            }
+        }
+    }
+
+    fn over(&mut self, index: usize) -> Option<NetId> {
+        let vi = &self.flat.vis[index];
+        if let Some(fault) = names::network_fault(&vi.name.value) {
+            let title = format!("`{}` cannot be the name of a VI", vi.name.value);
+            self.errors.push(Diagnostic::new("name", vi.name.span, title).label(fault));
+        }
+        match vi.over.value.as_str() {
+            "base" => return Some(BASE),
+            "" => return None,
+            _ => {}
+        }
+        let found = self.flat.vis.iter().position(|v| v.name.value == vi.over.value);
+        if found.is_none() {
+            let known = self.flat.vis.iter().map(|v| v.name.value.as_str()).chain(["base"]);
+            let title = format!("there is no network `{}` to ride on", vi.over.value);
+            let error = Diagnostic::new("unknown-network", vi.over.span, title);
+            self.errors.push(error.meant(&vi.over.value, known));
+        }
+        found.map(|i| NetId(i + 1))
+    }
+
+    /// How deep each VI lies; those on a cycle of `over` are reported once and given depth 1.
+    fn depths(&mut self, over: &[Option<NetId>]) -> Vec<usize> {
+        let mut reported = BTreeSet::new();
+        (0..over.len())
+            .map(|start| {
+                let mut way = vec![start];
+                loop {
+                    let below = over[way[way.len() - 1]].unwrap_or(BASE);
+                    if below == BASE {
+                        return way.len();
+                    }
+                    if let Some(at) = way.iter().position(|i| *i == below.0 - 1) {
+                        let cycle: BTreeSet<usize> = way[at..].iter().copied().collect();
+                        if at == 0 && reported.insert(cycle) {
+                            self.cycle(&way);
+                        }
+                        return 1;
+                    }
+                    way.push(below.0 - 1);
+                }
+            })
+            .collect()
+    }
+
+    fn cycle(&mut self, way: &[usize]) {
+        let vi = &self.flat.vis[way[0]];
+        let around: Vec<&str> =
+            way.iter().chain(&way[..1]).map(|i| self.flat.vis[*i].name.value.as_str()).collect();
+        let title = format!("`{}` rides on itself", vi.name.value);
+        let error = Diagnostic::new("cycle", vi.over.span, title).label(around.join(" over "));
+        self.errors.push(error);
+    }
+
+    fn declare(&mut self, index: usize, over: Option<NetId>, depth: usize) {
+        let vi = &self.flat.vis[index];
+        let net = NetId(index + 1);
+        if vi.nodes.is_empty() && self.errors.is_empty() {
+            self.error("empty-vi", vi.name.span, format!("VI `{}` has no nodes", vi.name.value));
+        }
+        self.check_node_names(vi.nodes.iter().map(|n| &n.name), &format!("VI `{}`", vi.name.value));
+        let nodes = vi.nodes.iter().enumerate().map(|(at, spec)| Node {
+            id: NodeId { net, index: at },
+            name: spec.name.value.clone(),
+            role: spec.role,
+            at: None,
+            base: NodeId { net: BASE, index: 0 },
+            dataplane: DataplaneChoice::Auto,
+            netns: format!("v.{}.{}", vi.name.value, spec.name.value),
+            host: (spec.role != Role::Router).then_some(UNSET),
+            stacked: Vec::new(),
+            ends: Vec::new(),
+            forwards: true,
+            sysctls: BTreeMap::new(),
+        });
+        self.lab.networks.push(Network {
+            id: net,
+            name: vi.name.value.clone(),
+            over,
+            depth,
+            pool: NETWORK_POOL,
+            routing: vi.routing,
+            nodes: nodes.collect(),
+            links: Vec::new(),
+        });
+    }
+
+    fn place(&mut self, net: NetId) {
+        let Some(below) = self.lab.net(net).over else { return };
+        for (index, spec) in self.vi(net).nodes.iter().enumerate() {
+            let word = spec.at.value.as_str();
+            if word.is_empty() || self.lab.net(below).nodes.is_empty() {
+                continue;
+            }
+            let prefix = format!("{}/", self.lab.net(below).name);
+            let short = word.strip_prefix(&prefix).unwrap_or(word);
+            match self.find(below, short) {
+                Some(at) => {
+                    let base = self.lab.node(at).base;
+                    let node = &mut self.lab.networks[net.0].nodes[index];
+                    (node.at, node.base) = (Some(at), base);
+                }
+                None => self.misplaced(net, below, &spec.at),
+            }
+        }
+    }
+
+    fn misplaced(&mut self, net: NetId, below: NetId, at: &Spanned<String>) {
+        let under = self.lab.net(below);
+        let elsewhere = self.lab.networks.iter().find(|n| n.nodes.iter().any(|node| node.name == at.value));
+        let title = format!("`{}` is not a node of `{}`", at.value, under.name);
+        let label = format!("`{}` rides on `{}`", self.lab.net(net).name, under.name);
+        let error = Diagnostic::new("placement", at.span, title).label(label);
+        let error = match elsewhere {
+            Some(other) => error.help(format!("`{}` is a node of `{}`", at.value, other.name)),
+            None => error.meant(&at.value, under.nodes.iter().map(|n| n.name.as_str())),
+        };
+        self.errors.push(error);
+    }
+
+    fn find(&self, net: NetId, name: &str) -> Option<NodeId> {
+        self.lab.net(net).nodes.iter().find(|n| n.name == name).map(|n| n.id)
+    }
+
+    fn links(&mut self, net: NetId, specs: &[FlatLink]) {
+        let index: BTreeMap<String, NodeId> =
+            self.lab.net(net).nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
+        let mut between: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        let mut taken: BTreeMap<String, Span> = BTreeMap::new();
+        for spec in specs {
+            let ends = [&spec.a, &spec.b].map(|end| self.link_end(net, &index, end));
+            let [Some(a), Some(b)] = ends else { continue };
+            let count = between.entry((a.index.min(b.index), a.index.max(b.index))).or_default();
+            *count += 1;
+            let name = self.link_name(spec, *count);
+            let span = spec.name.as_ref().map_or(spec.a.span, |n| n.span);
+            if let Some(first) = taken.insert(name.clone(), span) {
+                let title = format!("there are two links `{name}`");
+                self.errors
+                    .push(Diagnostic::new("duplicate-link", span, title).see(first, "the first is here"));
+            }
+            self.add_link(net, [a, b], name, spec);
+        }
+    }
+
+    fn link_end(
+        &mut self,
+        net: NetId,
+        index: &BTreeMap<String, NodeId>,
+        end: &Spanned<String>,
+    ) -> Option<NodeId> {
+        let found = index.get(&end.value).copied();
+        if found.is_none() {
+            let network = self.lab.net(net);
+            let title = format!("`{}` has no node `{}`", network.name, end.value);
+            let error = Diagnostic::new("unknown-node", end.span, title).label(format!("`{}`", end.value));
+            self.errors.push(error.meant(&end.value, network.nodes.iter().map(|n| n.name.as_str())));
+        }
+        found
+    }
+
+    fn link_name(&mut self, spec: &FlatLink, count: usize) -> String {
+        if let Some(name) = &spec.name {
+            if let Some(fault) = names::link_fault(&name.value) {
+                let title = format!("`{}` cannot be the name of a link", name.value);
+                self.errors.push(Diagnostic::new("name", name.span, title).label(fault));
+            }
+            return name.value.clone();
+        }
+        let plain = format!("{}--{}", spec.a.value, spec.b.value);
+        if count == 1 { plain } else { format!("{plain}.{count}") }
+    }
+
+    fn add_link(&mut self, net: NetId, nodes: [NodeId; 2], name: String, spec: &FlatLink) {
+        let id = LinkId { net, index: self.lab.net(net).links.len() };
+        let carrier = self.carrier(net, nodes);
+        let end = |node| End { node, dev: String::new(), addr: UNSET, link_addr: None };
+        let network = &mut self.lab.networks[net.0];
+        for (side, node) in nodes.iter().enumerate() {
+            network.nodes[node.index].ends.push(EndId { link: id, side });
+        }
+        network.links.push(Link { id, name, ends: nodes.map(end), cost: spec.cost, mtu: 0, carrier });
+    }
+
+    fn carrier(&self, net: NetId, nodes: [NodeId; 2]) -> Option<Carrier> {
+        let over = self.lab.net(net).over?;
+        let [a, b] = nodes.map(|n| self.lab.node(n).base);
+        Some(match over {
+            BASE if a == b => Carrier::Inside,
+            BASE => Carrier::Tunnel,
+            NetId(_) => Carrier::Stacked,
+        })
+    }
+
+    // ---- addresses ---------------------------------------------------------------------------------------
+
+    fn addresses(&mut self) {
+        self.pools();
+        if !self.errors.is_empty() {
+            return;
+        }
+        for index in 0..self.lab.networks.len() {
+            self.number(NetId(index));
+        }
+        if self.errors.is_empty() {
+            self.check_addresses();
+        }
+        if self.errors.is_empty() {
+            self.link_addresses();
+        }
+    }
+
+    /// Addresses the file gives to nodes.
+    fn fixed_addresses(&mut self) {
+        for (index, network) in self.lab.networks.iter_mut().enumerate() {
+            let given: Vec<Option<Spanned<Ipv4Addr>>> = match index {
+                0 => self.flat.base.nodes.iter().map(|n| n.loopback.clone()).collect(),
+                _ => self.flat.vis[index - 1].nodes.iter().map(|n| n.address.clone()).collect(),
+            };
+            let mut seen: BTreeMap<Ipv4Addr, Span> = BTreeMap::new();
+            for (node, address) in network.nodes.iter_mut().zip(given) {
+                let Some(address) = address else { continue };
+                if !address::is_private(Ipv4Net::from(address.value)) {
+                    let title = format!("{} is not a private address (RFC 1918)", address.value);
+                    self.errors.push(Diagnostic::new("not-private", address.span, title));
+                }
+                if node.host.is_none() {
+                    let title = format!("`{}` is a router: it has no host address", node.name);
+                    let help = "`role: both` makes it a host and a router";
+                    self.errors.push(Diagnostic::new("router-address", address.span, title).help(help));
+                }
+                if let Some(first) = seen.insert(address.value, address.span) {
+                    let title =
+                        format!("{} is the address of two nodes of `{}`", address.value, network.name);
+                    let error = Diagnostic::new("duplicate-address", address.span, title);
+                    self.errors.push(error.see(first, "first here"));
+                }
+                node.host = Some(address.value);
+            }
+        }
+    }
+
+    fn need(&self, net: NetId) -> Need {
+        let network = self.lab.net(net);
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let stacked: usize =
+            self.lab.networks.iter().filter(|n| n.over == Some(net)).map(|n| 2 * n.links.len()).sum();
+        let fixed = network.nodes.iter().filter(|n| n.host.is_some_and(|h| h != UNSET)).count();
+        let stacked = if net == BASE || stacked == 0 { 0 } else { stacked + fixed };
+        Need {
+            hosts: count(network.nodes.iter().filter(|n| n.host.is_some()).count()),
+            stacked: count(stacked),
+            links: count(network.links.len() + fixed),
+        }
+    }
+
+    /// The pool of each network: the one the file gives, or the lowest block that keeps ships apart.
+    fn pools(&mut self) {
+        let base = self.lab.base().pool;
+        let mut given: Vec<(NetId, Spanned<Ipv4Net>)> = Vec::new();
+        given.extend(self.flat.base.addresses.clone().map(|a| (BASE, a)));
+        for (index, vi) in self.flat.vis.iter().enumerate() {
+            given.extend(vi.addresses.clone().map(|a| (NetId(index + 1), a)));
+        }
+        for (_, pool) in given.iter().filter(|(_, p)| !address::is_private(p.value)) {
+            let title = format!("{} is not private address space (RFC 1918)", pool.value);
+            self.errors.push(Diagnostic::new("not-private", pool.span, title));
+        }
+        self.check_given_pools(&given);
+        let claims: Vec<Claim> = (0..self.flat.vis.len())
+            .map(|index| {
+                let net = NetId(index + 1);
+                let fixed = self.flat.vis[index].addresses.as_ref().map(|a| a.value);
+                Claim::network(self.footprint(net), fixed, self.need(net))
+            })
+            .collect();
+        match address::blocks(NETWORK_POOL, &NETWORK_BLOCKS, &claims, &[base], &[]) {
+            Ok(blocks) => {
+                for (network, block) in self.lab.networks[1..].iter_mut().zip(blocks) {
+                    network.pool = block;
+                }
+            }
+            Err(index) => self.no_room(index, NETWORK_POOL, "network"),
+        }
+    }
+
+    fn no_room(&mut self, index: usize, pool: Ipv4Net, layer: &str) {
+        let name = &self.flat.vis[index].name;
+        let title = format!("no room for VI `{}` in the {layer}-layer pool {pool}", name.value);
+        let help = "give it, or one that shares base nodes with it, its own `addresses:`";
+        self.errors.push(Diagnostic::new("pool-exhausted", name.span, title).help(help));
+    }
+
+    fn footprint(&self, net: NetId) -> BTreeSet<usize> {
+        self.lab.net(net).nodes.iter().map(|n| n.base.index).collect()
+    }
+
+    /// Pools written in the file must keep ships apart by themselves.
+    fn check_given_pools(&mut self, given: &[(NetId, Spanned<Ipv4Net>)]) {
+        let base = (BASE, Spanned::new(self.lab.base().pool, self.flat.base.span));
+        let implied = (given.first().map(|(n, _)| *n) != Some(BASE)).then_some(base);
+        let all: Vec<_> = implied.iter().chain(given).collect();
+        for (i, (net, pool)) in all.iter().enumerate() {
+            for (other, earlier) in &all[..i] {
+                if !address::overlap(pool.value, earlier.value) {
+                    continue;
+                }
+                let Some(node) = self.shared_node(*net, *other) else { continue };
+                let (mine, theirs) = (&self.lab.net(*net).name, &self.lab.net(*other).name);
+                let title = format!("the addresses of `{mine}` and `{theirs}` overlap on base node `{node}`");
+                let error = Diagnostic::new("overlapping-pools", pool.span, title)
+                    .label(format!("`{mine}`: {}", pool.value))
+                    .help("networks that share a base node cannot share addresses");
+                let label = format!("`{theirs}`: {}", earlier.value);
+                self.errors.push(if *other == BASE && implied.is_some() {
+                    error.label(format!("`{mine}`: {}, {label}", pool.value))
+                } else {
+                    error.see(earlier.span, label)
+                });
+            }
+        }
+    }
+
+    /// The name of a base node both networks stand on.
+    fn shared_node(&self, a: NetId, b: NetId) -> Option<String> {
+        let on = self.footprint(a).intersection(&self.footprint(b)).next().copied()?;
+        Some(self.lab.base().nodes[on].name.clone())
+    }
+
+    /// Gives every node and every end of a network its address.
+    fn number(&mut self, net: NetId) {
+        let need = self.need(net);
+        let pool = self.lab.net(net).pool;
+        let Some(layout) = address::layout(pool, need) else {
+            let (given, name) = match net {
+                BASE => (self.flat.base.addresses.as_ref(), "base"),
+                NetId(_) => (self.vi(net).addresses.as_ref(), self.vi(net).name.value.as_str()),
+            };
+            let span = given.map_or(self.flat.base.span, |a| a.span);
+            let title = format!("{pool} is too small for `{name}`: it takes {} addresses", need.total());
+            return self.error("pool-too-small", span, title);
+        };
+        let network = &mut self.lab.networks[net.0];
+        let taken: BTreeSet<Ipv4Addr> = network.nodes.iter().filter_map(|n| n.host).collect();
+        let (mut hosts, mut links) = (Counter::new(layout.hosts, &taken), Counter::new(layout.links, &taken));
+        for node in network.nodes.iter_mut().filter(|n| n.host == Some(UNSET)) {
+            node.host = Some(hosts.one());
+        }
+        for link in &mut network.links {
+            let pair = links.pair();
+            for (end, addr) in link.ends.iter_mut().zip(pair) {
+                end.addr = addr;
+            }
+        }
+    }
+
+    /// A node's given address must not be an address of a network that shares a base node with its own.
+    fn check_addresses(&mut self) {
+        let of_base = self.flat.base.nodes.iter().filter_map(|n| Some((BASE, n.loopback.as_ref()?)));
+        let of_vis = self.flat.vis.iter().enumerate().flat_map(|(index, vi)| {
+            vi.nodes.iter().filter_map(move |n| Some((NetId(index + 1), n.address.as_ref()?)))
+        });
+        let mut errors = Vec::new();
+        for (net, given) in of_base.chain(of_vis) {
+            let others = self.lab.networks.iter().filter(|n| n.id != net);
+            for other in others.filter(|n| n.pool.contains(&given.value)) {
+                let Some(node) = self.shared_node(net, other.id) else { continue };
+                let title = format!(
+                    "{} of `{}` lies in the pool {} of `{}`; both stand on base node `{node}`",
+                    given.value,
+                    self.lab.net(net).name,
+                    other.pool,
+                    other.name
+                );
+                errors.push(Diagnostic::new("overlapping-pools", given.span, title));
+            }
+        }
+        self.errors.extend(errors);
+    }
+
+    /// Link-layer addresses: of the link-layer pool over the base, of the lower VI's network layer else.
+    fn link_addresses(&mut self) {
+        let pools: Vec<Option<Ipv4Net>> = self.lab.networks[1..].iter().map(|n| Some(n.pool)).collect();
+        let claims: Vec<Claim> = self.lab.networks[1..]
+            .iter()
+            .map(|n| {
+                let links = if n.over == Some(BASE) { n.links.len() } else { 0 };
+                Claim::links(self.footprint(n.id), links)
+            })
+            .collect();
+        let base = self.lab.base().pool;
+        let blocks = match address::blocks(LINK_POOL, &LINK_BLOCKS, &claims, &[base], &pools) {
+            Ok(blocks) => blocks,
+            Err(index) => return self.no_room(index, LINK_POOL, "link"),
+        };
+        let none = BTreeSet::new();
+        for (index, block) in blocks.into_iter().enumerate() {
+            let network = &mut self.lab.networks[index + 1];
+            if network.over == Some(BASE) {
+                let mut counter = Counter::new(u32::from(block.network()), &none);
+                for end in network.links.iter_mut().flat_map(|l| &mut l.ends) {
+                    end.link_addr = Some(counter.one());
+                }
+            }
+        }
+        for index in 0..self.lab.networks.len() {
+            self.stacked_addresses(NetId(index));
+        }
+    }
+
+    /// Each end of a link stacked on `below` takes an address of `below` for itself alone (paper, Figure 10).
+    fn stacked_addresses(&mut self, below: NetId) {
+        let Some(layout) = address::layout(self.lab.net(below).pool, self.need(below)) else { return };
+        let taken: BTreeSet<Ipv4Addr> = self.lab.net(below).nodes.iter().filter_map(|n| n.host).collect();
+        let mut counter = Counter::new(layout.stacked, &taken);
+        let above: Vec<NetId> =
+            self.lab.networks.iter().filter(|n| n.over == Some(below)).map(|n| n.id).collect();
+        for net in above.into_iter().filter(|_| below != BASE) {
+            for index in 0..self.lab.net(net).links.len() {
+                for side in 0..2 {
+                    let addr = counter.one();
+                    let end = &mut self.lab.networks[net.0].links[index].ends[side];
+                    end.link_addr = Some(addr);
+                    let node = end.node;
+                    if let Some(at) = self.lab.node(node).at {
+                        self.lab.networks[below.0].nodes[at.index].stacked.push(addr);
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- devices and MTU ---------------------------------------------------------------------------------
+
+    fn devices(&mut self) {
+        for index in 0..self.lab.networks.len() {
+            let prefix = if index == BASE.0 { "e-" } else { "v-" };
+            for node in 0..self.lab.networks[index].nodes.len() {
+                let mut taken = BTreeSet::from(["lo".to_owned()]);
+                for end in self.lab.networks[index].nodes[node].ends.clone() {
+                    let peer = self.lab.node(self.lab.peer(end).node).name.clone();
+                    let name = names::device(prefix, &peer, &mut taken);
+                    self.lab.networks[index].links[end.link.index].ends[end.side].dev = name;
+                }
+            }
+        }
+    }
+
+    fn mtus(&mut self) {
+        for (link, spec) in self.lab.networks[BASE.0].links.iter_mut().zip(&self.flat.base.links) {
+            link.mtu = spec.mtu.as_ref().map_or(self.flat.base.mtu, |m| m.value);
+        }
+        let mut order: Vec<NetId> = self.lab.networks[1..].iter().map(|n| n.id).collect();
+        order.sort_by_key(|id| self.lab.net(*id).depth);
+        for net in order {
+            self.vi_mtus(net);
+        }
+    }
+
+    fn vi_mtus(&mut self, net: NetId) {
+        let below = self.lab.net(net).over.unwrap_or(BASE);
+        let rib = Rib::of_network(&self.lab, below);
+        let count = self.lab.net(net).links.len();
+        let fits: Vec<Option<u32>> = (0..count).map(|index| self.fit(&rib, LinkId { net, index })).collect();
+        let least = fits.iter().flatten().copied().min();
+        let headers = u32::try_from(self.lab.net(net).depth + 1).unwrap_or(u32::MAX);
+        let inside = least.unwrap_or(self.flat.base.mtu.saturating_sub(headers.saturating_mul(HEADER)));
+        for (index, fit) in fits.into_iter().enumerate() {
+            let id = LinkId { net, index };
+            let unknown = fit.is_none() && self.lab.link(id).carrier != Some(Carrier::Inside);
+            if unknown && !self.lab.net(below).links.is_empty() && self.unrouted(below, id) {
+                continue;
+            }
+            let mtu = self.choose_mtu(id, fit.unwrap_or(inside));
+            self.lab.networks[net.0].links[index].mtu = mtu;
+        }
+    }
+
+    /// Whether the layer below has routes and none between the ends of this link, which is an error.
+    fn unrouted(&mut self, below: NetId, id: LinkId) -> bool {
+        if self.lab.net(below).routing == super::Routing::None {
+            return false;
+        }
+        let link = self.lab.link(id);
+        let [a, b] = [0, 1].map(|side| self.below_name(link.ends[side].node));
+        let title = format!(
+            "link `{}` has no path below: `{}` does not connect `{a}` and `{b}`",
+            link.name,
+            self.lab.net(below).name
+        );
+        let span = self.vi(id.net).links.get(id.index).map_or(self.vi(id.net).name.span, |l| l.a.span);
+        self.error("no-path", span, title);
+        true
+    }
+
+    fn below_name(&self, node: NodeId) -> String {
+        let node = self.lab.node(node);
+        self.lab.node(node.at.unwrap_or(node.base)).name.clone()
+    }
+
+    /// What fits through the narrowest place of all equal-cost paths below, its header taken off; `None` where
+    /// nothing below limits it or there is no path.
+    fn fit(&self, rib: &Rib, id: LinkId) -> Option<u32> {
+        let link = self.lab.link(id);
+        let [a, b] = [0, 1].map(|side| self.lab.node(link.ends[side].node).at.unwrap_or_default());
+        let (to, headers) = match link.carrier? {
+            Carrier::Inside => return None,
+            Carrier::Tunnel => (self.lab.node(b).host?, 2),
+            Carrier::Stacked => (link.ends[1].link_addr?, 1),
+        };
+        let narrowest = |ends: Vec<EndId>| ends.iter().map(|e| self.lab.link(e.link).mtu).min();
+        let path = match a == b {
+            true => self.lab.net(a.net).links.iter().map(|l| l.mtu).min(),
+            false => narrowest(rib.links_between(&self.lab, a, to)?),
+        };
+        Some(path?.saturating_sub(headers * HEADER))
+    }
+
+    /// The computed MTU, or the smaller one the file asks for.
+    fn choose_mtu(&mut self, id: LinkId, fit: u32) -> u32 {
+        let spec = self.vi(id.net).links.get(id.index).and_then(|l| l.mtu.clone());
+        let wanted = spec.or_else(|| self.vi(id.net).mtu.clone());
+        let name = self.lab.link(id).name.clone();
+        if fit < LEAST_MTU {
+            let span = self.vi(id.net).name.span;
+            let title = format!(
+                "link `{name}` of `{}` would carry packets of {fit} bytes; {LEAST_MTU} is the least",
+                self.vi(id.net).name.value
+            );
+            self.error("mtu-too-small", span, title);
+        }
+        let Some(wanted) = wanted else { return fit };
+        if wanted.value > fit {
+            let title = format!("{} does not fit: link `{name}` carries at most {fit}", wanted.value);
+            self.error("mtu-too-big", wanted.span, title);
+        }
+        wanted.value.min(fit)
+    }
+}
+
+impl Default for NodeId {
+    /// The first base node: a stand-in where an error was noted already.
+    fn default() -> Self {
+        Self { net: BASE, index: 0 }
+    }
+}
+
+/// The full or short name of a node, bound; the error says what was probably meant.
+pub(super) fn find_node(lab: &Lab, name: &Spanned<String>) -> Result<NodeId, Diagnostic> {
+    let matches: Vec<NodeId> = lab
+        .nodes()
+        .filter(|n| n.name == name.value || lab.full_name(n.id) == name.value)
+        .map(|n| n.id)
+        .collect();
+    match matches.as_slice() {
+        [one] => Ok(*one),
+        [] => {
+            let error =
+                Diagnostic::new("unknown-node", name.span, format!("there is no node `{}`", name.value));
+            let all: Vec<String> = lab.nodes().flat_map(|n| [n.name.clone(), lab.full_name(n.id)]).collect();
+            Err(match nearest(&name.value, all.iter().map(String::as_str)) {
+                Some(near) => error.help(format!("did you mean `{near}`?")),
+                None => error,
+            })
+        }
+        several => {
+            let names: Vec<String> = several.iter().map(|n| format!("`{}`", lab.full_name(*n))).collect();
+            let title = format!("`{}` could be {}", name.value, names.join(" or "));
+            Err(Diagnostic::new("ambiguous-node", name.span, title))
+        }
+    }
+}

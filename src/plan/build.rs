@@ -1,0 +1,439 @@
+//! From a lab to operations: where dataplane and routing choices become kernel objects. A [`Lab`], its [`Rib`] and
+//! what the [`Machine`] can do go in; a [`Plan`] comes out. It never depends on anything else, so equal input gives
+//! an equal plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{Hop, Machine, Op, Plan, Stage};
+use crate::error::{Error, Result};
+use crate::fastpath::Config;
+use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
+use crate::model::{
+    BASE, Carrier, Dataplane, DataplaneChoice, EndId, Lab, Link, Network, Node, NodeId, names,
+};
+use crate::routing::Rib;
+
+/// One IPv4 header without options.
+const HEADER: u32 = 20;
+/// Nested tunnels that every kernel carries without a break: Linux gained a limit of 4 nested transmissions in
+/// 2026, of which the plainest device takes one.
+const UNBROKEN_NESTING: usize = 3;
+/// The shortest delay: the packet leaves the calling context, which is all a break is for.
+const BREAK_US: u32 = 1;
+
+/// Sysctls of every namespace that forwards or ends packets; never inherited from the host. `ip_forward` comes
+/// first: setting it resets others.
+const NODE_SYSCTLS: [(&str, &str); 6] = [
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv4/icmp_ratelimit", "0"),
+    ("net/ipv4/icmp_errors_use_inbound_ifaddr", "1"),
+];
+
+/// Plans the whole lab.
+///
+/// # Errors
+/// If the machine cannot carry the dataplane that the file asks for.
+pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
+    let (dataplanes, why) = dataplanes(lab, machine)?;
+    let planner = Planner { lab, rib, dataplanes: &dataplanes };
+    let mut stages = vec![
+        Stage { name: "namespaces".to_owned(), ops: planner.namespaces() },
+        Stage { name: "base".to_owned(), ops: planner.base() },
+    ];
+    let tunnels = planner.link_layers();
+    if !tunnels.is_empty() {
+        stages.push(Stage { name: "base tunnels".to_owned(), ops: tunnels });
+    }
+    for network in planner.by_depth() {
+        stages.push(Stage { name: format!("VI {}", network.name), ops: planner.vi(network) });
+    }
+    let fastpath = dataplanes.contains(&Dataplane::Fastpath).then(|| planner.fastpath());
+    let fastpath = fastpath.filter(|c| !c.interfaces.is_empty());
+    let hosts = lab.nodes().map(|n| (n.netns.clone(), planner.hosts(n))).collect();
+    Ok(Plan { dataplanes, why, stages, fastpath, hosts })
+}
+
+/// All routes of one node, connected ones included where the kernel does not make them: what has to be put back
+/// after a device was down.
+#[must_use]
+pub fn routes(lab: &Lab, rib: &Rib, node: NodeId) -> Vec<Op> {
+    let node = lab.node(node);
+    let hop = |via: Option<Ipv4Addr>, end: EndId| Hop { via, dev: lab.end(end).dev.clone() };
+    let connected = node.ends.iter().filter(|_| node.host.is_some()).map(|end| Op::AddRoute {
+        ns: node.netns.clone(),
+        prefix: Ipv4Net::new_assert(lab.end(*end).addr, 31).trunc(),
+        hops: vec![hop(None, *end)],
+        src: node.host,
+    });
+    let learnt = rib.tables.get(&node.id).into_iter().flatten().map(|route| Op::AddRoute {
+        ns: node.netns.clone(),
+        prefix: route.prefix,
+        hops: route.hops.iter().map(|end| hop(Some(lab.peer(*end).addr), *end)).collect(),
+        src: route.src,
+    });
+    connected.chain(learnt).collect()
+}
+
+/// What carries each base node, and why.
+fn dataplanes(lab: &Lab, machine: &Machine) -> Result<(Vec<Dataplane>, String)> {
+    let missing = kernel_lacks(lab, machine);
+    let (default, why) = match (lab.dataplane, &missing) {
+        (DataplaneChoice::Kernel, _) => (Dataplane::Kernel, "the lab asks for it".to_owned()),
+        (DataplaneChoice::Fastpath, _) => (Dataplane::Fastpath, "the lab asks for it".to_owned()),
+        (DataplaneChoice::Auto, None) => (Dataplane::Kernel, "this kernel can carry the lab".to_owned()),
+        (DataplaneChoice::Auto, Some(lack)) => {
+            (Dataplane::Fastpath, format!("the kernel dataplane lacks {lack}"))
+        }
+    };
+    let of_node = |node: &Node| match node.dataplane {
+        DataplaneChoice::Auto => default,
+        DataplaneChoice::Kernel => Dataplane::Kernel,
+        DataplaneChoice::Fastpath => Dataplane::Fastpath,
+    };
+    let found: Vec<Dataplane> = lab.base().nodes.iter().map(of_node).collect();
+    let used: BTreeSet<Dataplane> = lab.networks[1..]
+        .iter()
+        .flat_map(|n| &n.nodes)
+        .filter(|n| !n.ends.is_empty())
+        .map(|n| found[n.base.index])
+        .collect();
+    if let (true, Some(lack)) = (used.contains(&Dataplane::Kernel), missing) {
+        return Err(Error::environment("this machine cannot carry `dataplane: kernel`")
+            .because(format!("it lacks {lack}"))
+            .hint("`vilab doctor` says what to install; `dataplane: fastpath` runs the same lab without"));
+    }
+    if used.contains(&Dataplane::Fastpath) && !machine.tun {
+        return Err(Error::environment("this machine cannot carry `dataplane: fastpath`")
+            .because("it lacks TUN devices (/dev/net/tun)")
+            .hint("`vilab doctor` says what to load or allow"));
+    }
+    Ok((found, why))
+}
+
+/// The first thing the kernel dataplane would need for this lab and the machine has not.
+fn kernel_lacks(lab: &Lab, machine: &Machine) -> Option<&'static str> {
+    match machine {
+        Machine { ipip: false, .. } => Some("ipip tunnels"),
+        Machine { nft: false, .. } => Some("nftables or its program nft"),
+        Machine { netem: false, .. } if needs_breaks(lab) => Some("netem, which breaks deep nesting"),
+        _ => None,
+    }
+}
+
+fn needs_breaks(lab: &Lab) -> bool {
+    lab.networks.iter().any(|n| n.depth + 1 > UNBROKEN_NESTING)
+}
+
+struct Planner<'a> {
+    lab: &'a Lab,
+    rib: &'a Rib,
+    dataplanes: &'a [Dataplane],
+}
+
+impl<'a> Planner<'a> {
+    fn kernel(&self, base: NodeId) -> bool {
+        self.dataplanes[base.index] == Dataplane::Kernel
+    }
+
+    fn by_depth(&self) -> Vec<&'a Network> {
+        let mut networks: Vec<&Network> = self.lab.networks[1..].iter().collect();
+        networks.sort_by_key(|n| n.depth);
+        networks
+    }
+
+    /// Whether a base node has a link layer of its own: links of VIs over the base end there, in the kernel.
+    fn has_link_layer(&self, base: NodeId) -> bool {
+        self.kernel(base)
+            && self.first_links().any(|l| l.ends.iter().any(|e| self.lab.node(e.node).base == base))
+    }
+
+    /// The links of all VIs over the base.
+    fn first_links(&self) -> impl Iterator<Item = &'a Link> {
+        self.lab.networks.iter().filter(|n| n.over == Some(BASE)).flat_map(|n| &n.links)
+    }
+
+    // ---- namespaces --------------------------------------------------------------------------------------
+
+    fn namespaces(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for node in self.lab.nodes() {
+            ops.push(Op::AddNetns { ns: node.netns.clone() });
+            ops.extend(sysctls(&node.netns, node.forwards));
+            ops.extend(node.sysctls.iter().map(|(key, value)| set(&node.netns, key, value)));
+            let own = node.host.iter().chain(&node.stacked);
+            ops.extend(own.map(|addr| host_addr(&node.netns, "lo", *addr)));
+        }
+        for base in self.lab.base().nodes.iter().filter(|n| self.has_link_layer(n.id)) {
+            let ns = self.lab.link_netns(base.id);
+            ops.push(Op::AddNetns { ns: ns.clone() });
+            ops.extend(sysctls(&ns, false));
+        }
+        ops
+    }
+
+    fn base(&self) -> Vec<Op> {
+        let base = self.lab.base();
+        let mut ops = Vec::new();
+        for link in &base.links {
+            let [a, b] = [0, 1].map(|side| {
+                let end = &link.ends[side];
+                (self.lab.node(end.node).netns.clone(), end.dev.clone())
+            });
+            ops.push(Op::AddVeth { a, b, mtu: link.mtu });
+        }
+        for node in &base.nodes {
+            ops.extend(self.addresses(node));
+            ops.extend(routes(self.lab, self.rib, node.id));
+        }
+        ops
+    }
+
+    fn addresses(&self, node: &Node) -> Vec<Op> {
+        let one = |end: &EndId| Op::AddAddr {
+            ns: node.netns.clone(),
+            dev: self.lab.end(*end).dev.clone(),
+            addr: Ipv4Net::new_assert(self.lab.end(*end).addr, 31),
+            prefix_route: node.host.is_none(),
+        };
+        node.ends.iter().map(one).collect()
+    }
+
+    // ---- the link layer of the kernel dataplane ----------------------------------------------------------
+
+    /// Base tunnels, one for each pair of base nodes that any virtual link joins, and the strong-host rules.
+    fn link_layers(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for base in self.lab.base().nodes.iter().filter(|n| self.has_link_layer(n.id)) {
+            let tunnels = self.tunnels(base.id);
+            ops.push(self.strong_host(base.id, &tunnels));
+            for (remote, dev) in &tunnels {
+                ops.extend(self.base_tunnel(base, self.lab.node(*remote), dev));
+            }
+        }
+        ops
+    }
+
+    /// The base nodes that tunnels of `base` lead to, and the tunnels' device names.
+    fn tunnels(&self, base: NodeId) -> BTreeMap<NodeId, String> {
+        let mut remotes = BTreeSet::new();
+        for link in self.first_links().filter(|l| l.carrier == Some(Carrier::Tunnel)) {
+            let [a, b] = [0, 1].map(|side| self.lab.node(link.ends[side].node).base);
+            remotes
+                .extend([(a, b), (b, a)].into_iter().filter(|(near, _)| *near == base).map(|(_, far)| far));
+        }
+        let mut taken = BTreeSet::from(["lo".to_owned()]);
+        let name =
+            |id: NodeId, taken: &mut BTreeSet<String>| names::device("t-", &self.lab.node(id).name, taken);
+        remotes.into_iter().map(|id| (id, name(id, &mut taken))).collect()
+    }
+
+    fn base_tunnel(&self, near: &Node, far: &Node, dev: &str) -> Vec<Op> {
+        let ns = self.lab.link_netns(near.id);
+        let (Some(local), Some(remote)) = (near.host, far.host) else { return Vec::new() };
+        let over = self.rib.links_between(self.lab, near.id, remote).unwrap_or_default();
+        let path = over.iter().map(|e| self.lab.link(e.link).mtu).min();
+        let mtu = path.or(self.lab.base().links.iter().map(|l| l.mtu).min()).unwrap_or(1500) - HEADER;
+        vec![
+            Op::AddIpip { ns: near.netns.clone(), dev: dev.to_owned(), local, remote },
+            Op::MoveLink {
+                ns: near.netns.clone(),
+                dev: dev.to_owned(),
+                to: ns.clone(),
+                name: dev.to_owned(),
+            },
+            Op::SetUp { ns, dev: dev.to_owned(), mtu },
+        ]
+    }
+
+    /// The strong host model at the link layer (paper, II.2.1): a link address is accepted from the one base
+    /// tunnel its link uses.
+    fn strong_host(&self, base: NodeId, tunnels: &BTreeMap<NodeId, String>) -> Op {
+        let mut elements = Vec::new();
+        for link in self.first_links().filter(|l| l.carrier == Some(Carrier::Tunnel)) {
+            for (side, end) in link.ends.iter().enumerate() {
+                let far = self.lab.node(link.ends[1 - side].node).base;
+                if let (true, Some(addr)) = (self.lab.node(end.node).base == base, end.link_addr) {
+                    elements.push(format!("\"{}\" . {addr}", tunnels[&far]));
+                }
+            }
+        }
+        Op::AddRuleset { ns: self.lab.link_netns(base), text: strong_host_ruleset(&elements) }
+    }
+
+    // ---- Virtual Internets -------------------------------------------------------------------------------
+
+    fn vi(&self, network: &'a Network) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for link in &network.links {
+            for side in 0..2 {
+                ops.extend(self.link_end(network, link, side));
+            }
+        }
+        for node in &network.nodes {
+            ops.extend(self.addresses(node));
+            ops.extend(routes(self.lab, self.rib, node.id));
+        }
+        ops
+    }
+
+    fn link_end(&self, network: &Network, link: &Link, side: usize) -> Vec<Op> {
+        let end = &link.ends[side];
+        let node = self.lab.node(end.node);
+        let (ns, dev) = (node.netns.clone(), end.dev.clone());
+        let up = Op::SetUp { ns: ns.clone(), dev: dev.clone(), mtu: link.mtu };
+        if !self.kernel(node.base) {
+            return vec![Op::AddTun { ns, dev }, up];
+        }
+        let (Some(local), Some(remote)) = (end.link_addr, link.ends[1 - side].link_addr) else {
+            return Vec::new();
+        };
+        let below = self.below(node);
+        let mut ops = self.link_route(link, side, &below, local, remote);
+        let made = self.made_as(link, side);
+        ops.push(Op::AddIpip { ns: below.clone(), dev: made.clone(), local, remote });
+        ops.push(Op::MoveLink { ns: below, dev: made, to: ns.clone(), name: dev.clone() });
+        if needs_breaks(self.lab) && network.depth % 2 == 1 {
+            ops.push(Op::AddBreak { ns, dev, delay_us: BREAK_US });
+        }
+        ops.push(up);
+        ops
+    }
+
+    /// The namespace whose tunnels a node's virtual links are: the link layer of its base node, or the lower VI's
+    /// partition.
+    fn below(&self, node: &Node) -> String {
+        match node.at {
+            Some(at) if at.net != BASE => self.lab.node(at).netns.clone(),
+            _ => self.lab.link_netns(node.base),
+        }
+    }
+
+    /// A name for a tunnel while it is where it is made, unique there.
+    fn made_as(&self, link: &Link, side: usize) -> String {
+        format!("k{}.{}.{side}", link.id.net.0, link.id.index)
+    }
+
+    /// In a link layer, the near link address and the way to the far one; stacked links use the lower VI's own.
+    fn link_route(&self, link: &Link, side: usize, ns: &str, local: Ipv4Addr, remote: Ipv4Addr) -> Vec<Op> {
+        match link.carrier {
+            Some(Carrier::Inside) => vec![host_addr(ns, "lo", local)],
+            Some(Carrier::Tunnel) => {
+                let [near, far] = [side, 1 - side].map(|s| self.lab.node(link.ends[s].node).base);
+                let dev = self.tunnels(near)[&far].clone();
+                vec![
+                    host_addr(ns, &dev, local),
+                    Op::AddRoute {
+                        ns: ns.to_owned(),
+                        prefix: Ipv4Net::from(remote),
+                        hops: vec![Hop { via: None, dev }],
+                        src: Some(local),
+                    },
+                ]
+            }
+            Some(Carrier::Stacked) | None => Vec::new(),
+        }
+    }
+
+    // ---- beside the kernel -------------------------------------------------------------------------------
+
+    fn fastpath(&self) -> Config {
+        let mut config = Config::default();
+        let mut nodes: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for base in self.lab.base().nodes.iter().filter(|n| !self.kernel(n.id)) {
+            let (Some(addr), false) = (base.host, nodes.contains_key(&base.id)) else { continue };
+            nodes.insert(base.id, config.nodes.len());
+            config.nodes.push(BaseNode { name: base.name.clone(), netns: base.netns.clone(), addr });
+        }
+        let mut partitions: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for node in self.lab.networks[1..].iter().flat_map(|n| &n.nodes) {
+            let Some(on) = nodes.get(&node.base) else { continue };
+            partitions.insert(node.id, config.partitions.len());
+            config.partitions.push(Partition {
+                name: self.lab.full_name(node.id),
+                netns: node.netns.clone(),
+                node: *on,
+            });
+        }
+        for network in self.by_depth() {
+            for link in &network.links {
+                let ends = (0..2).filter_map(|side| self.interface(link, side, &partitions));
+                config.interfaces.extend(ends);
+            }
+        }
+        config
+    }
+
+    fn interface(&self, link: &Link, side: usize, partitions: &BTreeMap<NodeId, usize>) -> Option<Interface> {
+        let (end, far) = (&link.ends[side], &link.ends[1 - side]);
+        let node = self.lab.node(end.node);
+        let below = match link.carrier? {
+            Carrier::Inside => Below::Inside,
+            Carrier::Tunnel => Below::Base { remote: self.lab.node(self.lab.node(far.node).base).host? },
+            Carrier::Stacked => Below::Partition(*partitions.get(&node.at?)?),
+        };
+        Some(Interface {
+            partition: *partitions.get(&end.node)?,
+            dev: end.dev.clone(),
+            mtu: link.mtu,
+            local: end.link_addr?,
+            remote: far.link_addr?,
+            below,
+        })
+    }
+
+    /// `/etc/hosts` of a node: the names of its own network.
+    fn hosts(&self, node: &Node) -> String {
+        let network = self.lab.net(node.id.net);
+        let mut text = "127.0.0.1\tlocalhost\n".to_owned();
+        for other in &network.nodes {
+            if let Some(addr) = self.lab.address(other.id) {
+                let _ = writeln!(text, "{addr}\t{} {}.{}", other.name, other.name, network.name);
+            }
+        }
+        text
+    }
+}
+
+fn set(ns: &str, key: &str, value: &str) -> Op {
+    Op::SetSysctl { ns: ns.to_owned(), key: key.to_owned(), value: value.to_owned() }
+}
+
+fn sysctls(ns: &str, forwards: bool) -> Vec<Op> {
+    let forward = [("net/ipv4/ip_forward", if forwards { "1" } else { "0" })];
+    forward.iter().chain(&NODE_SYSCTLS).map(|(key, value)| set(ns, key, value)).collect()
+}
+
+fn host_addr(ns: &str, dev: &str, addr: Ipv4Addr) -> Op {
+    Op::AddAddr { ns: ns.to_owned(), dev: dev.to_owned(), addr: Ipv4Net::from(addr), prefix_route: true }
+}
+
+/// The nftables ruleset of a link layer: only protocol 4 (IP in IP), 50 (ESP) and 1 (ICMP) come in, each link
+/// address by its own base tunnel only; what is dropped is counted by name.
+fn strong_host_ruleset(elements: &[String]) -> String {
+    let elements = match elements {
+        [] => String::new(),
+        some => format!(" elements = {{ {} }};", some.join(", ")),
+    };
+    format!(
+        "table inet vi_strong {{
+  counter not-ipip {{ }}
+  counter strong-host {{ }}
+  set la {{ type ifname . ipv4_addr;{elements} }}
+  chain pre {{
+    type filter hook prerouting priority raw; policy drop;
+    iifname \"lo\" accept
+    meta l4proto != {{ 1, 4, 50 }} counter name \"not-ipip\" drop
+    iifname . ip daddr @la accept
+    counter name \"strong-host\" drop
+  }}
+}}
+"
+    )
+}

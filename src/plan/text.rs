@@ -1,0 +1,115 @@
+//! The plan as text. An [`Op`] goes in; lines of `ip`, `tc`, `nft` and `sysctl` that a root shell takes come out.
+//! It never abbreviates: device names always follow `dev` or `name`.
+
+use std::fmt;
+
+use super::{Hop, Op, Plan};
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddNetns { ns } => {
+                writeln!(f, "ip netns add {ns}")?;
+                write!(f, "ip -n {ns} link set dev lo up")
+            }
+            Self::SetSysctl { ns, key, value } => {
+                write!(f, "ip netns exec {ns} sysctl -qw {key}={}", quoted(value))
+            }
+            Self::AddVeth { a, b, mtu } => {
+                let queues = "numtxqueues 1 numrxqueues 1";
+                write!(f, "ip link add name {} netns {} mtu {mtu} {queues} type veth ", a.1, a.0)?;
+                writeln!(f, "peer name {} netns {} mtu {mtu} {queues}", b.1, b.0)?;
+                writeln!(f, "ip -n {} link set dev {} up", a.0, a.1)?;
+                write!(f, "ip -n {} link set dev {} up", b.0, b.1)
+            }
+            Self::AddAddr { ns, dev, addr, prefix_route } => {
+                let flag = if *prefix_route { "" } else { " noprefixroute" };
+                write!(f, "ip -n {ns} addr add {addr} dev {dev}{flag}")
+            }
+            Self::AddIpip { ns, dev, local, remote } => {
+                write!(f, "ip -n {ns} link add name {dev} type ipip local {local} remote {remote} ttl 64")
+            }
+            Self::AddTun { ns, dev } => write!(f, "ip netns exec {ns} ip tuntap add dev {dev} mode tun"),
+            Self::MoveLink { ns, dev, to, name } => {
+                write!(f, "ip -n {ns} link set dev {dev} name {name} netns {to}")
+            }
+            Self::SetUp { ns, dev, mtu } => {
+                write!(f, "ip -n {ns} link set dev {dev} mtu {mtu} multicast on up")
+            }
+            Self::AddBreak { ns, dev, delay_us } => {
+                write!(f, "tc -n {ns} qdisc add dev {dev} root netem delay {delay_us}us limit 10000")
+            }
+            Self::AddRoute { ns, prefix, hops, src } => {
+                write!(f, "ip -n {ns} route add {prefix}")?;
+                route_hops(f, hops, src.map(|s| format!(" src {s}")).unwrap_or_default())
+            }
+            Self::AddRuleset { ns, text } => {
+                write!(f, "ip netns exec {ns} nft -f - <<'NFT'\n{text}NFT")
+            }
+        }
+    }
+}
+
+/// One hop stands in the route itself; several are `nexthop`s, after the source.
+fn route_hops(f: &mut fmt::Formatter<'_>, hops: &[Hop], src: String) -> fmt::Result {
+    if let [hop] = hops {
+        return write!(f, "{}{src}", via(hop));
+    }
+    f.write_str(&src)?;
+    hops.iter().try_for_each(|hop| write!(f, " nexthop{}", via(hop)))
+}
+
+fn via(hop: &Hop) -> String {
+    let via = hop.via.map(|v| format!(" via {v}")).unwrap_or_default();
+    format!("{via} dev {}", hop.dev)
+}
+
+/// A word for the shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for stage in self.stages.iter().filter(|s| !s.ops.is_empty()) {
+            writeln!(f, "# {}", stage.name)?;
+            stage.ops.iter().try_for_each(|op| writeln!(f, "{op}"))?;
+        }
+        if let Some(fastpath) = &self.fastpath {
+            let count = fastpath.interfaces.len();
+            writeln!(f, "# The fast path carries the {count} TUN devices above; `vilab up` runs it.")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_safe_in_a_shell() {
+        assert_eq!(quoted("1"), "1");
+        assert_eq!(quoted("4096 131072"), "'4096 131072'");
+        assert_eq!(quoted("a'b; rm"), r"'a'\''b; rm'");
+    }
+
+    #[test]
+    fn several_hops_come_after_the_source() {
+        let hop = |dev: &str| Hop { via: Some([10, 0, 0, 1].into()), dev: dev.to_owned() };
+        let op = Op::AddRoute {
+            ns: "b.X".to_owned(),
+            prefix: "10.0.0.9/32".parse().unwrap(),
+            hops: vec![hop("e-Y"), hop("e-Z")],
+            src: Some([10, 0, 0, 2].into()),
+        };
+        assert_eq!(
+            op.to_string(),
+            "ip -n b.X route add 10.0.0.9/32 src 10.0.0.2 nexthop via 10.0.0.1 dev e-Y nexthop via 10.0.0.1 dev e-Z"
+        );
+    }
+}

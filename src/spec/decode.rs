@@ -1,0 +1,324 @@
+//! The lab file's sections. A [`Tree`] goes in; a [`LabSpec`] comes out, unless an error was noted. It never binds
+//! names: that is for [`crate::model`].
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use super::diag::{Diagnostic, Spanned};
+use super::fields::{Errors, Fields, choice, entries, list, not_yet, number, parsed, text, wrong_type};
+use super::tests::test;
+use super::yaml::{Tree, Value};
+use super::{BaseNodeSpec, BaseSpec, LabSpec, LinkSpec, Shape, ViNodeSpec, ViSpec};
+use crate::model::{DataplaneChoice, Role, Routing};
+
+const DATAPLANES: [(&str, DataplaneChoice); 3] = [
+    ("auto", DataplaneChoice::Auto),
+    ("kernel", DataplaneChoice::Kernel),
+    ("fastpath", DataplaneChoice::Fastpath),
+];
+const ROUTINGS: [(&str, Routing); 2] = [("static", Routing::Static), ("none", Routing::None)];
+const LATER_ROUTINGS: [&str; 4] = ["ospf", "isis", "rip", "bgp"];
+const IMPAIRMENTS: [&str; 7] = ["delay", "jitter", "loss", "rate", "rtt", "forward", "backward"];
+
+/// The whole file.
+pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
+    let mut fields = Fields::new(tree, "the lab", errors)?;
+    let name = fields.require("name", errors).and_then(|t| lab_name(t, errors));
+    let description =
+        fields.take("description").and_then(|t| text(t, "`description`", errors)).map(|s| s.value);
+    let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, &[], errors));
+    let base = fields.require("base", errors).and_then(|t| base(t, errors));
+    let vis = fields.take("vis").map(|t| vis(t, errors)).unwrap_or_default();
+    let tests = fields
+        .take("tests")
+        .map(|t| list(t, "`tests`", errors).iter().filter_map(|t| test(t, errors)).collect());
+    fields.not_yet(&["templates", "params", "apps"], errors);
+    fields.finish(errors);
+    Some(LabSpec {
+        name: name.unwrap_or_else(|| unread(tree)),
+        description,
+        dataplane: dataplane.unwrap_or_default(),
+        base: base?,
+        vis,
+        tests: tests.unwrap_or_default(),
+    })
+}
+
+fn lab_name(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
+    let name = text(tree, "`name`", errors)?;
+    let mut chars = name.value.chars();
+    let first = chars.next().is_some_and(|c| c.is_ascii_lowercase());
+    let rest = chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if first && rest && name.value.len() <= 31 {
+        return Some(name);
+    }
+    errors.push(
+        Diagnostic::new("name", tree.span, format!("`{}` cannot be the name of a lab", name.value))
+            .label("a small letter, then at most 30 small letters, digits or `-`"),
+    );
+    None
+}
+
+fn base(tree: &Tree, errors: &mut Errors) -> Option<BaseSpec> {
+    let mut fields = Fields::new(tree, "`base`", errors)?;
+    let nodes = fields.take("nodes").map(|t| base_nodes(t, errors)).unwrap_or_default();
+    let links = fields.take("links").map(|t| links(t, errors)).unwrap_or_default();
+    let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
+    let mtu = fields.take("mtu").and_then(|t| number(t, "`mtu`", 68..=65_535, errors));
+    let routing = fields.take("routing").and_then(|t| routing(t, errors));
+    fields.not_yet(&["import"], errors);
+    fields.finish(errors);
+    Some(BaseSpec {
+        span: tree.span,
+        nodes,
+        links,
+        addresses,
+        mtu: mtu.unwrap_or(1500),
+        routing: routing.unwrap_or(Routing::Static),
+    })
+}
+
+fn routing(tree: &Tree, errors: &mut Errors) -> Option<Routing> {
+    choice(tree, "`routing`", &ROUTINGS, &LATER_ROUTINGS, errors)
+}
+
+fn prefix(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Ipv4Net>> {
+    let net = parsed::<Ipv4Net>(tree, "`addresses`", "a prefix such as 10.20.0.0/16", errors)?;
+    if net.value != net.value.trunc() {
+        let fixed = net.value.trunc();
+        errors.push(
+            Diagnostic::new(
+                "wrong-value",
+                tree.span,
+                format!("{} has bits set beyond its length", net.value),
+            )
+            .help(format!("did you mean `{fixed}`?")),
+        );
+        return None;
+    }
+    Some(net)
+}
+
+fn base_nodes(tree: &Tree, errors: &mut Errors) -> Vec<BaseNodeSpec> {
+    match &tree.value {
+        Value::Seq(items) => {
+            items.iter().filter_map(|t| text(t, "a node", errors)).map(BaseNodeSpec::named).collect()
+        }
+        Value::Map(_) => entries(tree, "`nodes`", errors)
+            .into_iter()
+            .map(|(name, value)| match value.value {
+                Value::Null => BaseNodeSpec::named(name),
+                Value::Scalar(_) | Value::Seq(_) | Value::Map(_) => {
+                    base_node(name.clone(), value, errors).unwrap_or(BaseNodeSpec::named(name))
+                }
+            })
+            .collect(),
+        Value::Null | Value::Scalar(_) => {
+            errors.push(wrong_type(tree, "`nodes`", "a list or a map"));
+            Vec::new()
+        }
+    }
+}
+
+fn base_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<BaseNodeSpec> {
+    const ROLES: [(&str, Role); 2] = [("host", Role::Host), ("router", Role::Router)];
+    let mut fields = Fields::new(tree, "a base node", errors)?;
+    let role = fields.take("role").and_then(|t| choice(t, "`role`", &ROLES, &[], errors));
+    let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, &[], errors));
+    let loopback = fields.take("loopback").and_then(|t| parsed(t, "`loopback`", "an IPv4 address", errors));
+    let sysctls = fields.take("sysctls").map(|t| sysctls(t, errors)).unwrap_or_default();
+    fields.not_yet(&["location"], errors);
+    fields.finish(errors);
+    Some(BaseNodeSpec { name, role, dataplane, loopback, sysctls })
+}
+
+fn sysctls(tree: &Tree, errors: &mut Errors) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for (key, value) in entries(tree, "`sysctls`", errors) {
+        let Some(value) = text(value, "a sysctl", errors) else { continue };
+        let path = key.value.replace('.', "/");
+        if !path.starts_with("net/") || path.split('/').any(|part| part.is_empty() || part == "..") {
+            errors.push(
+                Diagnostic::new(
+                    "wrong-value",
+                    key.span,
+                    format!("`{}` is not a sysctl of a namespace", key.value),
+                )
+                .label("it must start with `net.`"),
+            );
+        }
+        found.insert(path, value.value);
+    }
+    found
+}
+
+fn vis(tree: &Tree, errors: &mut Errors) -> Vec<ViSpec> {
+    entries(tree, "`vis`", errors).into_iter().filter_map(|(name, value)| vi(name, value, errors)).collect()
+}
+
+fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec> {
+    let mut fields = Fields::new(tree, "a VI", errors)?;
+    fields.not_yet(&["use", "with", "emulate", "owner"], errors);
+    let over = match fields.take("over") {
+        Some(t) => over(t, errors).unwrap_or_else(|| unread(t)),
+        None => Spanned::new("base".to_owned(), name.span),
+    };
+    let nodes = fields.require("nodes", errors).map(|t| vi_nodes(t, errors)).unwrap_or_default();
+    let links = fields.take("links").map(|t| links(t, errors)).unwrap_or_default();
+    let routing = fields.take("routing").and_then(|t| routing(t, errors));
+    let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
+    let mtu = fields.take("mtu").and_then(|t| vi_mtu(t, errors));
+    if let Some(t) = fields.take("security") {
+        security(t, errors);
+    }
+    fields.finish(errors);
+    let routing = routing.unwrap_or(Routing::Static);
+    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing })
+}
+
+fn over(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
+    if matches!(tree.value, Value::Seq(_)) {
+        errors.push(not_yet(tree.span, "`over:` several VIs (parallel underlays)"));
+        return None;
+    }
+    text(tree, "`over`", errors)
+}
+
+fn security(tree: &Tree, errors: &mut Errors) {
+    const LATER: [&str; 3] = ["aes128-gcm", "aes256-gcm", "aes256-cbc-sha256"];
+    choice(tree, "`security`", &[("none", ())], &LATER, errors);
+}
+
+fn vi_mtu(tree: &Tree, errors: &mut Errors) -> Option<Spanned<u32>> {
+    match &tree.value {
+        Value::Scalar(word) if word == "fit" => None,
+        Value::Scalar(word) if word == "fragment" => {
+            errors.push(not_yet(tree.span, "`mtu: fragment`"));
+            None
+        }
+        Value::Null | Value::Scalar(_) | Value::Seq(_) | Value::Map(_) => {
+            number(tree, "`mtu`", 68..=65_535, errors).map(|n| Spanned::new(n, tree.span))
+        }
+    }
+}
+
+fn vi_nodes(tree: &Tree, errors: &mut Errors) -> Vec<ViNodeSpec> {
+    entries(tree, "`nodes`", errors)
+        .into_iter()
+        .map(|(name, value)| {
+            let plain = ViNodeSpec { name: name.clone(), at: unread(value), role: Role::Host, address: None };
+            vi_node(name, value, errors).unwrap_or(plain)
+        })
+        .collect()
+}
+
+/// Stands for what could not be read; an error about it was noted.
+fn unread(tree: &Tree) -> Spanned<String> {
+    Spanned::new(String::new(), tree.span)
+}
+
+fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViNodeSpec> {
+    const ROLES: [(&str, Role); 3] = [("host", Role::Host), ("router", Role::Router), ("both", Role::Both)];
+    if matches!(tree.value, Value::Scalar(_)) {
+        let at = text(tree, "a placement", errors)?;
+        return Some(ViNodeSpec { name, at, role: Role::Host, address: None });
+    }
+    let mut fields = Fields::new(tree, "a node of a VI", errors)?;
+    let later = ["use", "with", "emulate", "port"];
+    let expanded = later.iter().any(|key| has_key(tree, key));
+    fields.not_yet(&later, errors);
+    let at = match expanded {
+        true => fields.take("at"),
+        false => fields.require("at", errors),
+    };
+    let at = at.and_then(|t| text(t, "`at`", errors));
+    let role = fields.take("role").and_then(|t| choice(t, "`role`", &ROLES, &["phantom"], errors));
+    let address = fields.take("address").and_then(|t| parsed(t, "`address`", "an IPv4 address", errors));
+    fields.finish(errors);
+    let at = at.unwrap_or_else(|| unread(tree));
+    Some(ViNodeSpec { name, at, role: role.unwrap_or(Role::Host), address })
+}
+
+fn has_key(tree: &Tree, key: &str) -> bool {
+    let Value::Map(map) = &tree.value else { return false };
+    map.iter().any(|(k, _)| matches!(&k.value, Value::Scalar(s) if s == key))
+}
+
+fn links(tree: &Tree, errors: &mut Errors) -> Vec<LinkSpec> {
+    list(tree, "`links`", errors).iter().filter_map(|t| link(t, errors)).collect()
+}
+
+fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
+    if matches!(tree.value, Value::Scalar(_)) {
+        let shape = Shape::Chain(text(tree, "a link", errors)?);
+        return Some(LinkSpec { span: tree.span, shape, name: None, cost: 1, mtu: None });
+    }
+    let mut fields = Fields::new(tree, "a link", errors)?;
+    let shape = shape(tree, &mut fields, errors);
+    let name = fields.take("name").and_then(|t| text(t, "`name`", errors));
+    let cost = fields.take("cost").and_then(|t| number(t, "`cost`", 1..=65_535, errors)).unwrap_or(1);
+    let mtu = fields
+        .take("mtu")
+        .and_then(|t| number(t, "`mtu`", 68..=65_535, errors).map(|value| Spanned::new(value, t.span)));
+    if let Some(t) = fields.take("security") {
+        security(t, errors);
+    }
+    fields.not_yet(&IMPAIRMENTS, errors);
+    fields.not_yet(&["spread", "weights"], errors);
+    fields.finish(errors);
+    Some(LinkSpec { span: tree.span, shape: shape?, name, cost, mtu })
+}
+
+fn shape(tree: &Tree, fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Shape> {
+    let link = fields.take("link").map(|t| text(t, "`link`", errors).map(Shape::Chain));
+    let ring = fields.take("ring").map(|t| members(t, errors).map(Shape::Ring));
+    let line = fields.take("line").map(|t| members(t, errors).map(Shape::Line));
+    let mesh = fields.take("mesh").map(|t| members(t, errors).map(Shape::Mesh));
+    let tree_shape = fields.take("tree").map(|t| tree_of(t, errors));
+    let grid = fields.take("grid").map(|t| grid(t, errors));
+    let mut found: Vec<Option<Shape>> =
+        [link, ring, line, mesh, tree_shape, grid].into_iter().flatten().collect();
+    if found.len() == 1 {
+        return found.remove(0);
+    }
+    errors.push(Diagnostic::new(
+        "link",
+        tree.span,
+        "a link is exactly one of `link`, `ring`, `line`, `mesh`, `tree`, `grid`",
+    ));
+    None
+}
+
+/// The nodes a generator connects: a list, or one text with names between spaces or commas.
+fn members(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Vec<Spanned<String>>>> {
+    let names = match &tree.value {
+        Value::Seq(items) => items.iter().filter_map(|t| text(t, "a node", errors)).collect(),
+        Value::Null | Value::Scalar(_) | Value::Map(_) => {
+            let whole = text(tree, "the nodes", errors)?;
+            let words = whole.value.split([' ', ',', '\t', '\n']).filter(|w| !w.is_empty());
+            words.map(|w| whole.part(w)).collect()
+        }
+    };
+    Some(Spanned::new(names, tree.span))
+}
+
+fn tree_of(tree: &Tree, errors: &mut Errors) -> Option<Shape> {
+    if !matches!(tree.value, Value::Map(_)) {
+        return members(tree, errors).map(|of| Shape::Tree { of, arity: 2 });
+    }
+    let mut fields = Fields::new(tree, "`tree`", errors)?;
+    let of = fields.require("of", errors).and_then(|t| members(t, errors));
+    let arity = fields.take("arity").and_then(|t| number(t, "`arity`", 1..=65_535, errors)).unwrap_or(2);
+    fields.finish(errors);
+    Some(Shape::Tree { of: of?, arity: arity as usize })
+}
+
+fn grid(tree: &Tree, errors: &mut Errors) -> Option<Shape> {
+    let mut fields = Fields::new(tree, "`grid`", errors)?;
+    let prefix = fields.require("prefix", errors).and_then(|t| text(t, "`prefix`", errors));
+    let rows = fields.require("rows", errors).and_then(|t| number(t, "`rows`", 1..=256, errors));
+    let cols = fields.require("cols", errors).and_then(|t| number(t, "`cols`", 1..=256, errors));
+    fields.finish(errors);
+    Some(Shape::Grid { prefix: prefix?, rows: rows? as usize, cols: cols? as usize })
+}

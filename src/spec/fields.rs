@@ -1,0 +1,215 @@
+//! Taking maps and scalars apart. A [`Tree`] goes in; typed values come out, and every error is noted. It never
+//! lets a key pass unread.
+
+use std::str::FromStr;
+
+use super::diag::{Diagnostic, Span, Spanned};
+use super::yaml::{Tree, Value};
+
+/// The errors found so far.
+pub(super) type Errors = Vec<Diagnostic>;
+
+/// The keys of one map, each to be taken once.
+pub(super) struct Fields<'a> {
+    what: &'static str,
+    span: Span,
+    items: Vec<(&'a str, Span, &'a Tree)>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// `what` is the map in words, such as `the lab` or `a link`.
+    pub(super) fn new(tree: &'a Tree, what: &'static str, errors: &mut Errors) -> Option<Self> {
+        let Value::Map(map) = &tree.value else {
+            errors.push(wrong_type(tree, what, "a map"));
+            return None;
+        };
+        let mut items: Vec<(&str, Span, &Tree)> = Vec::new();
+        for (key, value) in map {
+            let Some(name) = plain_text(key) else {
+                errors.push(wrong_type(key, "a key", "text"));
+                continue;
+            };
+            match items.iter().find(|(n, ..)| *n == name) {
+                Some((_, first, _)) => errors.push(
+                    Diagnostic::new("duplicate-key", key.span, format!("`{name}` is there twice"))
+                        .see(*first, "first here"),
+                ),
+                None => items.push((name, key.span, value)),
+            }
+        }
+        Some(Self { what, span: tree.span, items, known: Vec::new() })
+    }
+
+    pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Tree> {
+        self.take_key(key).map(|(_, tree)| tree)
+    }
+
+    pub(super) fn take_key(&mut self, key: &'static str) -> Option<(Span, &'a Tree)> {
+        self.known.push(key);
+        let at = self.items.iter().position(|(n, ..)| *n == key)?;
+        let (_, span, tree) = self.items.remove(at);
+        Some((span, tree))
+    }
+
+    pub(super) fn require(&mut self, key: &'static str, errors: &mut Errors) -> Option<&'a Tree> {
+        let found = self.take(key);
+        if found.is_none() {
+            let start = Span { start: self.span.start, end: self.span.start };
+            errors.push(
+                Diagnostic::new("missing-key", start, format!("{} needs `{key}:`", self.what)).label("here"),
+            );
+        }
+        found
+    }
+
+    /// Keys the language has and this version does not carry out.
+    pub(super) fn not_yet(&mut self, keys: &[&'static str], errors: &mut Errors) {
+        for key in keys {
+            if let Some((span, _)) = self.take_key(key) {
+                errors.push(not_yet(span, &format!("`{key}:`")));
+            }
+        }
+    }
+
+    /// Whatever was not taken is unknown.
+    pub(super) fn finish(self, errors: &mut Errors) {
+        for (name, span, _) in &self.items {
+            errors.push(
+                Diagnostic::new("unknown-key", *span, format!("unknown key `{name}` in {}", self.what))
+                    .meant(name, self.known.iter().copied()),
+            );
+        }
+    }
+}
+
+pub(super) fn not_yet(span: Span, what: &str) -> Diagnostic {
+    Diagnostic::new("not-supported", span, format!("{what} is not supported yet"))
+}
+
+pub(super) fn wrong_type(tree: &Tree, what: &str, expected: &str) -> Diagnostic {
+    Diagnostic::new("wrong-type", tree.span, format!("{what} must be {expected}, not {}", tree.kind()))
+}
+
+fn plain_text(tree: &Tree) -> Option<&str> {
+    match &tree.value {
+        Value::Scalar(text) => Some(text),
+        Value::Null | Value::Seq(_) | Value::Map(_) => None,
+    }
+}
+
+/// A scalar as text. An empty value is an error.
+pub(super) fn text(tree: &Tree, what: &str, errors: &mut Errors) -> Option<Spanned<String>> {
+    match plain_text(tree) {
+        Some(t) => Some(Spanned::new(t.to_owned(), tree.span)),
+        None => {
+            errors.push(wrong_type(tree, what, "text"));
+            None
+        }
+    }
+}
+
+/// A scalar that reads as `T`; `form` says what it must look like.
+pub(super) fn parsed<T: FromStr>(
+    tree: &Tree,
+    what: &str,
+    form: &str,
+    errors: &mut Errors,
+) -> Option<Spanned<T>> {
+    let value = text(tree, what, errors)?;
+    match value.value.parse() {
+        Ok(parsed) => Some(Spanned::new(parsed, value.span)),
+        Err(_) => {
+            errors.push(Diagnostic::new(
+                "wrong-value",
+                tree.span,
+                format!("{what} must be {form}, not `{}`", value.value),
+            ));
+            None
+        }
+    }
+}
+
+/// A number within bounds.
+pub(super) fn number(
+    tree: &Tree,
+    what: &str,
+    bounds: std::ops::RangeInclusive<u32>,
+    errors: &mut Errors,
+) -> Option<u32> {
+    let form = format!("a number from {} to {}", bounds.start(), bounds.end());
+    let value = parsed::<u32>(tree, what, &form, errors)?;
+    if bounds.contains(&value.value) {
+        return Some(value.value);
+    }
+    errors.push(Diagnostic::new(
+        "wrong-value",
+        tree.span,
+        format!("{what} must be {form}, not {}", value.value),
+    ));
+    None
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(tree: &Tree, what: &str, errors: &mut Errors) -> Option<bool> {
+    parsed::<bool>(tree, what, "true or false", errors).map(|s| s.value)
+}
+
+/// One of some words: those that are carried out, and those that are not yet.
+pub(super) fn choice<T: Copy>(
+    tree: &Tree,
+    what: &str,
+    words: &[(&'static str, T)],
+    later: &[&'static str],
+    errors: &mut Errors,
+) -> Option<T> {
+    let word = text(tree, what, errors)?;
+    if let Some((_, value)) = words.iter().find(|(w, _)| *w == word.value) {
+        return Some(*value);
+    }
+    if later.contains(&word.value.as_str()) {
+        errors.push(not_yet(tree.span, &format!("{what} `{}`", word.value)));
+        return None;
+    }
+    let all: Vec<&str> = words.iter().map(|(w, _)| *w).chain(later.iter().copied()).collect();
+    errors.push(
+        Diagnostic::new("wrong-value", tree.span, format!("{what} cannot be `{}`", word.value))
+            .label(format!("one of: {}", all.join(", ")))
+            .meant(&word.value, all),
+    );
+    None
+}
+
+pub(super) fn list<'a>(tree: &'a Tree, what: &str, errors: &mut Errors) -> &'a [Tree] {
+    match &tree.value {
+        Value::Seq(items) => items,
+        Value::Null | Value::Scalar(_) | Value::Map(_) => {
+            errors.push(wrong_type(tree, what, "a list"));
+            &[]
+        }
+    }
+}
+
+/// The entries of a map with free keys; duplicates are errors.
+pub(super) fn entries<'a>(
+    tree: &'a Tree,
+    what: &str,
+    errors: &mut Errors,
+) -> Vec<(Spanned<String>, &'a Tree)> {
+    let Value::Map(map) = &tree.value else {
+        errors.push(wrong_type(tree, what, "a map"));
+        return Vec::new();
+    };
+    let mut found: Vec<(Spanned<String>, &Tree)> = Vec::new();
+    for (key, value) in map {
+        let Some(name) = text(key, "a name", errors) else { continue };
+        match found.iter().find(|(n, _)| n.value == name.value) {
+            Some((first, _)) => errors.push(
+                Diagnostic::new("duplicate-key", key.span, format!("`{}` is there twice", name.value))
+                    .see(first.span, "first here"),
+            ),
+            None => found.push((name, value)),
+        }
+    }
+    found
+}

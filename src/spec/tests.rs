@@ -1,0 +1,278 @@
+//! The items of `tests:`. Trees go in; [`TestSpec`]s with unbound names come out. It never runs anything.
+
+use super::diag::{Diagnostic, Span, Spanned};
+use super::fields::{Errors, Fields, boolean, choice, list, number, text};
+use super::yaml::{Tree, Value};
+
+/// A test or action, names not bound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TestSpec {
+    pub span: Span,
+    pub name: Option<String>,
+    pub within_ms: Option<u64>,
+    pub not: bool,
+    pub kind: TestKindSpec,
+}
+
+/// `from -> to`
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairSpec {
+    pub from: Spanned<String>,
+    pub to: Spanned<String>,
+}
+
+/// A row of `headers: is:`
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowSpec {
+    pub inward: bool,
+    pub neighbour: Spanned<String>,
+    pub base: Option<PairSpec>,
+    pub link: Option<PairSpec>,
+    pub net: Option<PairSpec>,
+    pub stack: Option<Vec<PairSpec>>,
+}
+
+/// `inject:`
+#[derive(Debug, Clone, PartialEq)]
+pub struct InjectSpec {
+    pub at: Spanned<String>,
+    pub stack: Vec<PairSpec>,
+    pub delivered: bool,
+    pub by: Option<String>,
+    pub strong_host: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum TestKindSpec {
+    Ping { pair: PairSpec, count: u32, size: Option<u32>, df: bool },
+    PingAll(Spanned<String>),
+    Isolated(Vec<Spanned<String>>),
+    Trace { pair: PairSpec, hops: Vec<Spanned<String>> },
+    Ttl { pair: PairSpec, is: u8 },
+    Headers { pair: PairSpec, at: Spanned<String>, is: Vec<RowSpec> },
+    Depth { vi: Spanned<String>, headers: usize, mtu: Option<u32> },
+    Mtu { pair: PairSpec, is: u32 },
+    Inject(InjectSpec),
+    Down(Spanned<String>),
+    Up(Spanned<String>),
+    Wait(u64),
+}
+
+const LATER: [&str; 6] = ["source", "route", "tcp", "exec", "impair", "converged"];
+const KINDS: [&str; 11] =
+    ["ping", "isolated", "trace", "ttl", "headers", "depth", "mtu", "inject", "down", "up", "wait"];
+
+/// Reads one item of `tests:`.
+pub(super) fn test(tree: &Tree, errors: &mut Errors) -> Option<TestSpec> {
+    let mut fields = Fields::new(tree, "a test", errors)?;
+    let name = fields.take("name").and_then(|t| text(t, "`name`", errors)).map(|s| s.value);
+    let within_ms = fields.take("within").and_then(|t| duration_ms(t, "`within`", errors));
+    let not = fields.take("not").and_then(|t| boolean(t, "`not`", errors)).unwrap_or(false);
+    fields.not_yet(&LATER, errors);
+    let mut found: Vec<(&'static str, Span, &Tree)> = Vec::new();
+    for kind in KINDS {
+        found.extend(fields.take_key(kind).map(|(span, value)| (kind, span, value)));
+    }
+    let errors_before = errors.len();
+    fields.finish(errors);
+    let [(kind, _, value)] = found.as_slice() else {
+        if let Some((_, second, _)) = found.get(1) {
+            errors.push(Diagnostic::new("test", *second, "one item of `tests:` is one test"));
+        } else if errors.len() == errors_before && !mentions_later(tree) {
+            let help = format!("one of: {}", KINDS.join(", "));
+            errors.push(Diagnostic::new("test", tree.span, "this says not what to test").help(help));
+        }
+        return None;
+    };
+    let kind = kind_spec(kind, value, errors)?;
+    Some(TestSpec { span: tree.span, name, within_ms, not, kind })
+}
+
+fn mentions_later(tree: &Tree) -> bool {
+    let Value::Map(map) = &tree.value else { return false };
+    map.iter().any(|(k, _)| matches!(&k.value, Value::Scalar(s) if LATER.contains(&s.as_str())))
+}
+
+fn kind_spec(kind: &str, tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    match kind {
+        "ping" => ping(tree, errors),
+        "isolated" => Some(TestKindSpec::Isolated(texts(tree, "`isolated`", errors))),
+        "trace" => with_pair(tree, "`trace`", errors, |fields, pair, errors| {
+            let hops = texts(fields.require("hops", errors)?, "`hops`", errors);
+            Some(TestKindSpec::Trace { pair, hops })
+        }),
+        "ttl" => with_pair(tree, "`ttl`", errors, |fields, pair, errors| {
+            let is = number(fields.require("is", errors)?, "a TTL", 0..=255, errors)?;
+            Some(TestKindSpec::Ttl { pair, is: u8::try_from(is).ok()? })
+        }),
+        "mtu" => with_pair(tree, "`mtu`", errors, |fields, pair, errors| {
+            let is = number(fields.require("is", errors)?, "an MTU", 68..=65_535, errors)?;
+            Some(TestKindSpec::Mtu { pair, is })
+        }),
+        "headers" => headers(tree, errors),
+        "depth" => depth(tree, errors),
+        "inject" => inject(tree, errors),
+        "down" => Some(TestKindSpec::Down(text(tree, "`down`", errors)?)),
+        "up" => Some(TestKindSpec::Up(text(tree, "`up`", errors)?)),
+        _ => Some(TestKindSpec::Wait(duration_ms(tree, "`wait`", errors)?)),
+    }
+}
+
+fn ping(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    if let Value::Scalar(words) = &tree.value {
+        if let Some(network) = words.strip_prefix("all in ") {
+            let network = Spanned::new(network.trim().to_owned(), tree.span);
+            return Some(TestKindSpec::PingAll(network));
+        }
+        let pair = arrow(tree, errors)?;
+        return Some(TestKindSpec::Ping { pair, count: 1, size: None, df: false });
+    }
+    with_pair(tree, "`ping`", errors, |fields, pair, errors| {
+        let count = fields.take("count").and_then(|t| number(t, "`count`", 1..=100_000, errors)).unwrap_or(1);
+        let size = fields.take("size").and_then(|t| number(t, "`size`", 0..=65_507, errors));
+        let df = fields.take("df").and_then(|t| boolean(t, "`df`", errors)).unwrap_or(false);
+        Some(TestKindSpec::Ping { pair, count, size, df })
+    })
+}
+
+fn with_pair(
+    tree: &Tree,
+    what: &'static str,
+    errors: &mut Errors,
+    rest: impl FnOnce(&mut Fields<'_>, PairSpec, &mut Errors) -> Option<TestKindSpec>,
+) -> Option<TestKindSpec> {
+    let mut fields = Fields::new(tree, what, errors)?;
+    let from = fields.require("from", errors).and_then(|t| text(t, "`from`", errors));
+    let to = fields.require("to", errors).and_then(|t| text(t, "`to`", errors));
+    let complete = from.is_some() && to.is_some();
+    let blank = || Spanned::new(String::new(), tree.span);
+    let pair = PairSpec { from: from.unwrap_or_else(blank), to: to.unwrap_or_else(blank) };
+    let kind = rest(&mut fields, pair, errors);
+    fields.finish(errors);
+    kind.filter(|_| complete)
+}
+
+fn headers(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    with_pair(tree, "`headers`", errors, |fields, pair, errors| {
+        let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
+        let rows = list(fields.require("is", errors)?, "`is`", errors);
+        let is = rows.iter().filter_map(|row| header_row(row, errors)).collect();
+        Some(TestKindSpec::Headers { pair, at: at?, is })
+    })
+}
+
+fn header_row(tree: &Tree, errors: &mut Errors) -> Option<RowSpec> {
+    let mut fields = Fields::new(tree, "a row of headers", errors)?;
+    let inward = fields.take("in").and_then(|t| text(t, "`in`", errors));
+    let outward = fields.take("out").and_then(|t| text(t, "`out`", errors));
+    let mut pair = |key, errors: &mut Errors| fields.take(key).and_then(|t| arrow(t, errors));
+    let (base, link, net) = (pair("base", errors), pair("link", errors), pair("net", errors));
+    let stack = fields.take("stack").map(|t| arrows(t, errors));
+    fields.finish(errors);
+    let (inward, neighbour) = match (inward, outward) {
+        (Some(node), None) => (true, node),
+        (None, Some(node)) => (false, node),
+        _ => {
+            let what = "a row says `in: NODE` or `out: NODE`: the base node at the other end of the wire";
+            errors.push(Diagnostic::new("test", tree.span, what));
+            return None;
+        }
+    };
+    Some(RowSpec { inward, neighbour, base, link, net, stack })
+}
+
+fn depth(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    let mut fields = Fields::new(tree, "`depth`", errors)?;
+    let vi = fields.require("vi", errors).and_then(|t| text(t, "`vi`", errors));
+    let headers = fields.require("headers", errors).and_then(|t| number(t, "`headers`", 0..=1000, errors));
+    let mtu = fields.take("mtu").and_then(|t| number(t, "`mtu`", 68..=65_535, errors));
+    fields.finish(errors);
+    Some(TestKindSpec::Depth { vi: vi?, headers: headers? as usize, mtu })
+}
+
+fn inject(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    const FATES: [(&str, bool); 3] = [("dropped", false), ("delivered", true), ("accepted", true)];
+    let mut fields = Fields::new(tree, "`inject`", errors)?;
+    let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
+    let stack = fields.require("stack", errors).map(|t| arrows(t, errors)).unwrap_or_default();
+    let delivered = fields.require("is", errors).and_then(|t| choice(t, "`is`", &FATES, &[], errors));
+    let by = fields.take("by").and_then(|t| text(t, "`by`", errors)).map(|s| s.value);
+    let switch = [("on", true), ("off", false)];
+    let strong_host =
+        fields.take("strong-host").and_then(|t| choice(t, "`strong-host`", &switch, &[], errors));
+    fields.finish(errors);
+    let strong_host = strong_host.unwrap_or(true);
+    Some(TestKindSpec::Inject(InjectSpec { at: at?, stack, delivered: delivered?, by, strong_host }))
+}
+
+fn arrows(tree: &Tree, errors: &mut Errors) -> Vec<PairSpec> {
+    let items = list(tree, "`stack`", errors);
+    if items.is_empty() {
+        errors.push(Diagnostic::new("test", tree.span, "a stack has at least one `SOURCE -> DESTINATION`"));
+    }
+    items.iter().filter_map(|t| arrow(t, errors)).collect()
+}
+
+/// `from -> to`
+fn arrow(tree: &Tree, errors: &mut Errors) -> Option<PairSpec> {
+    let words = text(tree, "this", errors)?;
+    let Some((from, to)) = words.value.split_once("->") else {
+        errors.push(Diagnostic::new("test", tree.span, "this must look like `A -> B`"));
+        return None;
+    };
+    if from.trim().is_empty() || to.trim().is_empty() {
+        errors.push(Diagnostic::new("test", tree.span, "both sides of `->` need a name"));
+        return None;
+    }
+    let part = |part: &str| words.part(part.trim());
+    Some(PairSpec { from: part(from), to: part(to) })
+}
+
+fn texts(tree: &Tree, what: &str, errors: &mut Errors) -> Vec<Spanned<String>> {
+    list(tree, what, errors).iter().filter_map(|t| text(t, "a name", errors)).collect()
+}
+
+/// `10s`, `200ms`, `1m`; in milliseconds.
+fn duration_ms(tree: &Tree, what: &str, errors: &mut Errors) -> Option<u64> {
+    let value = text(tree, what, errors)?;
+    let parsed = parse_duration_ms(&value.value);
+    if parsed.is_none() {
+        let title = format!("{what} must be a time such as 10s or 200ms, not `{}`", value.value);
+        errors.push(Diagnostic::new("wrong-value", tree.span, title));
+    }
+    parsed
+}
+
+fn parse_duration_ms(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(digits);
+    let scale: u64 = match unit.trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let mut ms = whole.parse::<u64>().ok()?.checked_mul(scale)?;
+    let mut unit = scale;
+    for digit in fraction.chars() {
+        unit /= 10;
+        ms += u64::from(digit.to_digit(10)?) * unit;
+    }
+    (ms <= 86_400_000).then_some(ms)
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("10s", 10_000), ("200ms", 200), ("1.5s", 1_500), ("1m", 60_000), ("2 s", 2_000)] {
+            assert_eq!(parse_duration_ms(text), Some(ms), "{text}");
+        }
+        for text in ["10", "s", "", "-1s", "1h2", "99999999999999999999s", "1.2.3s"] {
+            assert_eq!(parse_duration_ms(text), None, "{text}");
+        }
+    }
+}

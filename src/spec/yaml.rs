@@ -1,0 +1,245 @@
+//! YAML as a tree in which every value knows its place. Text goes in; a [`Tree`] or one error comes out. It never
+//! gives a scalar a type (`y`, `on` and `1` stay text) and never expands aliases beyond a budget.
+
+use std::collections::BTreeMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+use super::diag::{Diagnostic, Span};
+
+/// Values a lab file may have, aliases expanded: enough for a lab of 65,536 nodes.
+const MAX_VALUES: usize = 1_000_000;
+/// Levels of nesting.
+const MAX_DEPTH: usize = 64;
+
+/// A YAML value and its place.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tree {
+    pub(super) span: Span,
+    pub(super) value: Value,
+    /// Number of values in this tree, itself included.
+    size: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value {
+    /// An empty value or a plain `null` or `~`.
+    Null,
+    Scalar(String),
+    Seq(Vec<Tree>),
+    Map(Vec<(Tree, Tree)>),
+}
+
+impl Tree {
+    fn new(span: Span, value: Value) -> Self {
+        let size = 1 + match &value {
+            Value::Null | Value::Scalar(_) => 0,
+            Value::Seq(items) => items.iter().map(|t| t.size).sum(),
+            Value::Map(items) => items.iter().map(|(k, v)| k.size + v.size).sum(),
+        };
+        Self { span, value, size }
+    }
+
+    /// What kind of value it is, in words.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Scalar(_) => "a single value",
+            Value::Seq(_) => "a list",
+            Value::Map(_) => "a map",
+        }
+    }
+}
+
+/// Reads the one document of `text`.
+pub(super) fn parse(text: &str) -> Result<Tree, Diagnostic> {
+    let mut reader = Reader::new(text);
+    let tree = reader.document()?;
+    reader.check_end(tree.span)?;
+    Ok(tree)
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    /// Byte offset of each character, and of the end.
+    offsets: Vec<usize>,
+    anchors: BTreeMap<usize, Tree>,
+    values: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        let offsets = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
+        Self { parser: Parser::new_from_str(text), offsets, anchors: BTreeMap::new(), values: 0 }
+    }
+
+    fn span(&self, span: saphyr_parser::Span) -> Span {
+        let byte = |index: usize| self.offsets[index.min(self.offsets.len() - 1)];
+        Span { start: byte(span.start.index()), end: byte(span.end.index()) }
+    }
+
+    fn next(&mut self) -> Result<(Event<'a>, Span), Diagnostic> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => Ok((event, self.span(span))),
+            Some(Err(e)) => {
+                let span = self.span(saphyr_parser::Span::empty(*e.marker()));
+                Err(Diagnostic::new("yaml", span, "this is not YAML").label(e.info().to_owned()))
+            }
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other event opens a value or is refused there")]
+    fn document(&mut self) -> Result<Tree, Diagnostic> {
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamStart | Event::Nothing | Event::DocumentStart(_) => {}
+                Event::StreamEnd | Event::DocumentEnd => {
+                    return Err(Diagnostic::new("empty-file", Span::default(), "the file is empty")
+                        .help("a lab needs at least `name:` and `base:`"));
+                }
+                other => return self.tree(other, span, 0),
+            }
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what lies before the end does not matter")]
+    fn check_end(&mut self, first: Span) -> Result<(), Diagnostic> {
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(()),
+                Event::DocumentStart(_) => {
+                    return Err(Diagnostic::new("yaml", span, "one file is one lab")
+                        .label("a second document starts here")
+                        .see(Span { start: first.start, end: first.start }, "the first is here"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every event that opens no value is one error")]
+    fn tree(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Tree, Diagnostic> {
+        if depth > MAX_DEPTH {
+            return Err(Diagnostic::new(
+                "too-deep",
+                span,
+                format!("nested more than {MAX_DEPTH} levels deep"),
+            ));
+        }
+        let (tree, anchor) = match event {
+            Event::Alias(id) => (self.alias(id, span)?, 0),
+            Event::Scalar(text, style, anchor, _) => (Tree::new(span, scalar(&text, style)), anchor),
+            Event::SequenceStart(anchor, _) => (self.sequence(span, depth)?, anchor),
+            Event::MappingStart(anchor, _) => (self.mapping(span, depth)?, anchor),
+            _ => return Err(Diagnostic::new("yaml", span, "this is not YAML").label("a value was expected")),
+        };
+        self.count(1, span)?;
+        if anchor > 0 {
+            self.anchors.insert(anchor, tree.clone());
+        }
+        Ok(tree)
+    }
+
+    fn count(&mut self, values: usize, span: Span) -> Result<(), Diagnostic> {
+        self.values = self.values.saturating_add(values);
+        if self.values > MAX_VALUES {
+            return Err(Diagnostic::new(
+                "too-big",
+                span,
+                format!("the file has more than {MAX_VALUES} values"),
+            )
+            .label("aliases are counted as what they stand for"));
+        }
+        Ok(())
+    }
+
+    fn alias(&mut self, id: usize, span: Span) -> Result<Tree, Diagnostic> {
+        let Some(size) = self.anchors.get(&id).map(|t| t.size) else {
+            return Err(Diagnostic::new("yaml", span, "this alias stands inside its own anchor"));
+        };
+        self.count(size, span)?;
+        Ok(self.anchors[&id].clone())
+    }
+
+    fn sequence(&mut self, start: Span, depth: usize) -> Result<Tree, Diagnostic> {
+        let mut items = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::SequenceEnd {
+                let end = items.last().map_or(span.end, |t: &Tree| t.span.end.max(start.end));
+                return Ok(Tree::new(
+                    Span { start: start.start, end: end.max(start.start) },
+                    Value::Seq(items),
+                ));
+            }
+            items.push(self.tree(event, span, depth + 1)?);
+        }
+    }
+
+    fn mapping(&mut self, start: Span, depth: usize) -> Result<Tree, Diagnostic> {
+        let mut items: Vec<(Tree, Tree)> = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::MappingEnd {
+                let end = items.last().map_or(span.end, |(_, v)| v.span.end.max(start.end));
+                return Ok(Tree::new(
+                    Span { start: start.start, end: end.max(start.start) },
+                    Value::Map(items),
+                ));
+            }
+            let key = self.tree(event, span, depth + 1)?;
+            let (event, span) = self.next()?;
+            let value = self.tree(event, span, depth + 1)?;
+            items.push((key, value));
+        }
+    }
+}
+
+fn scalar(text: &str, style: ScalarStyle) -> Value {
+    match (style, text) {
+        (ScalarStyle::Plain, "" | "~" | "null" | "Null" | "NULL") => Value::Null,
+        _ => Value::Scalar(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_stay_text_and_know_their_place() {
+        let tree = parse("a: [y, no, 1, \"\"]\nb:\n").unwrap();
+        let Value::Map(items) = tree.value else { panic!("a map") };
+        let Value::Seq(list) = &items[0].1.value else { panic!("a list") };
+        let texts: Vec<_> = list.iter().map(|t| t.value.clone()).collect();
+        assert_eq!(texts, ["y", "no", "1", ""].map(|s| Value::Scalar(s.to_owned())));
+        assert_eq!(list[1].span, Span { start: 7, end: 9 });
+        assert_eq!(items[1].1.value, Value::Null);
+    }
+
+    #[test]
+    fn characters_of_several_bytes_do_not_shift_places() {
+        let text = "é: ü\nx: y\n";
+        let Value::Map(items) = parse(text).unwrap().value else { panic!("a map") };
+        assert_eq!(&text[items[1].0.span.start..items[1].0.span.end], "x");
+    }
+
+    #[test]
+    fn a_bomb_of_aliases_is_refused() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..12 {
+            let last = i - 1;
+            text += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{last}"); 10].join(", "));
+        }
+        assert_eq!(parse(&text).unwrap_err().rule, "too-big");
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        assert_eq!(parse(&"[".repeat(100)).unwrap_err().rule, "too-deep");
+        assert!(parse(&"[".repeat(100_000)).is_err());
+    }
+}
