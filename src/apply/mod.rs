@@ -16,6 +16,8 @@ use crate::plan::{Op, Plan, Stage};
 
 pub use linux::Linux;
 
+use lanes::{ByNetns, Class, namespace};
+
 /// How far a stage has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -104,78 +106,23 @@ fn execute_stage(kernel: &mut dyn Kernel, stage: &Stage, progress: &mut dyn FnMu
     let mut report = |done| progress(&Progress { stage: stage.name.clone(), done, total });
     report(0);
     let mut done = 0;
-    for run in stage.ops.chunk_by(|a, b| Class::of(a) == Class::of(b)) {
-        execute_run(kernel, run)?;
-        done += run.len();
+    for (class, by_ns) in lanes::batches(&stage.ops) {
+        execute_batch(kernel, class, &by_ns)?;
+        done += by_ns.values().map(Vec::len).sum::<usize>();
         report(done);
     }
     Ok(())
 }
 
-/// Operations that go to the kernel by the same way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Netns,
-    Sysctl,
-    Netlink,
-    Tun,
-    Ruleset,
-}
-
-impl Class {
-    fn of(op: &Op) -> Self {
-        match op {
-            Op::AddNetns { .. } => Self::Netns,
-            Op::SetSysctl { .. } => Self::Sysctl,
-            Op::AddTun { .. } => Self::Tun,
-            Op::AddRuleset { .. } => Self::Ruleset,
-            Op::AddVeth { .. }
-            | Op::AddAddr { .. }
-            | Op::AddIpip { .. }
-            | Op::MoveLink { .. }
-            | Op::SetUp { .. }
-            | Op::AddBreak { .. }
-            | Op::AddRoute { .. } => Self::Netlink,
-        }
-    }
-}
-
-fn execute_run(kernel: &mut dyn Kernel, run: &[Op]) -> Result<()> {
-    let Some(first) = run.first() else { return Ok(()) };
-    match Class::of(first) {
-        Class::Netns => kernel.add_netns(&run.iter().map(namespace).collect::<Vec<_>>()),
-        Class::Sysctl => kernel.set_sysctls(&by_namespace(run)),
-        Class::Tun => kernel.add_tuns(&by_namespace(run)),
-        Class::Ruleset => kernel.add_rulesets(&run.iter().collect::<Vec<_>>()),
-        Class::Netlink => lanes::batches(run).into_iter().try_for_each(|batch| match batch {
-            lanes::Batch::Veths(ops) => kernel.add_veths(&ops),
-            lanes::Batch::In(ns, ops) => kernel.configure(ns, &ops),
-        }),
-    }
-}
-
-fn by_namespace(run: &[Op]) -> BTreeMap<&str, Vec<&Op>> {
-    let mut map: BTreeMap<&str, Vec<&Op>> = BTreeMap::new();
-    for op in run {
-        map.entry(namespace(op)).or_default().push(op);
-    }
-    map
-}
-
-/// The namespace an operation is sent to; for a veth, that of its first end.
-fn namespace(op: &Op) -> &str {
-    match op {
-        Op::AddVeth { a: (ns, _), .. }
-        | Op::AddNetns { ns }
-        | Op::SetSysctl { ns, .. }
-        | Op::AddAddr { ns, .. }
-        | Op::AddIpip { ns, .. }
-        | Op::AddTun { ns, .. }
-        | Op::MoveLink { ns, .. }
-        | Op::SetUp { ns, .. }
-        | Op::AddBreak { ns, .. }
-        | Op::AddRoute { ns, .. }
-        | Op::AddRuleset { ns, .. } => ns,
+fn execute_batch(kernel: &mut dyn Kernel, class: Class, by_ns: &ByNetns<'_>) -> Result<()> {
+    let ops = || by_ns.values().flatten().copied().collect::<Vec<_>>();
+    match class {
+        Class::Netns => kernel.add_netns(&by_ns.keys().copied().collect::<Vec<_>>()),
+        Class::Sysctl => kernel.set_sysctls(by_ns),
+        Class::Tun => kernel.add_tuns(by_ns),
+        Class::Veth => kernel.add_veths(&ops()),
+        Class::Ruleset => kernel.add_rulesets(&ops()),
+        Class::Netlink => by_ns.iter().try_for_each(|(ns, ops)| kernel.configure(ns, ops)),
     }
 }
 
