@@ -8,7 +8,6 @@ use std::thread;
 
 use netns_rs::NetNs;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{Kernel, cannot};
 use crate::error::{Context, Error, Kind, Result};
@@ -46,7 +45,8 @@ impl Linux {
     /// # Errors
     /// If the kernel refuses a netlink socket.
     pub fn new(namespaces: Namespaces) -> Result<Self> {
-        raise_descriptor_limit();
+        // Two descriptors a namespace; where the limit cannot be raised, opening one will say so.
+        let _kept = crate::sys::open_files::raise();
         let here = Socket::open().doing(Kind::Environment, || "cannot open a netlink socket".into())?;
         let (open, devices) = Default::default();
         Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX })
@@ -91,7 +91,9 @@ impl Linux {
                 self.record(to, name, index);
                 Ok(Request::move_link(index, self.file(to)?, name))
             }
-            Op::AddAddr { dev, addr, .. } => Ok(Request::add_addr(self.index(ns, dev)?, *addr)),
+            Op::AddAddr { dev, addr, prefix_route, .. } => {
+                Ok(Request::add_addr(self.index(ns, dev)?, *addr, *prefix_route))
+            }
             Op::SetUp { dev, mtu, .. } => Ok(Request::configure(self.index(ns, dev)?, *mtu)),
             Op::AddBreak { dev, delay_us, .. } => Ok(Request::add_netem(self.index(ns, dev)?, *delay_us)),
             Op::AddRoute { prefix, hops, src, .. } => {
@@ -271,14 +273,4 @@ fn message_name(op: &Op) -> &'static str {
 
 fn unmade(ns: &str) -> Error {
     Error::bug(format!("the plan uses namespace {ns} before it makes it"))
-}
-
-/// A lab needs two descriptors a namespace while it is made; the usual soft limit is 1024, the hard one higher.
-fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        // Where it cannot be raised, opening a namespace will say so.
-        let _kept = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }

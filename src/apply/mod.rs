@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn addr(ns: &str, dev: &str, addr: &str) -> Op {
-        Op::AddAddr { ns: ns.into(), dev: dev.into(), addr: addr.parse().unwrap() }
+        Op::AddAddr { ns: ns.into(), dev: dev.into(), addr: addr.parse().unwrap(), prefix_route: true }
     }
 
     fn route(ns: &str, prefix: &str, dev: &str) -> Op {

@@ -32,7 +32,10 @@ const ENGINE_START: Duration = Duration::from_secs(30);
 const ENGINE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Checks a lab that has just been built: what of it works is not this module's to know.
-pub type Verify<'a> = &'a dyn Fn(&State, &Namespaces, &mut dyn FnMut(&Progress)) -> Result<()>;
+///
+/// The path is the control socket of the fast path, where there is one.
+pub type Verify<'a> =
+    &'a dyn Fn(&State, &Namespaces, Option<PathBuf>, &mut dyn FnMut(&Progress)) -> Result<()>;
 
 /// Runs the lab whose state directory is `dir` for as long as it is up.
 ///
@@ -63,7 +66,11 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervised> {
     nix::unistd::sethostname(&job.lab.name).doing(Kind::Environment, building)?;
     let namespaces = prepare(dir, &job).doing(Kind::Environment, building)?;
     let mut timings = apply::run(&job.plan, &namespaces, &mut tell)?;
-    let engine = timed(&mut timings, "fast path", || Engine::start_if_planned(dir, &job))?;
+    let engine = if job.plan.fastpath.is_some() {
+        Some(timed(&mut timings, "fast path", || Engine::start(dir, &job.lab.name))?)
+    } else {
+        None
+    };
     let mut state = State {
         schema: state::SCHEMA.to_owned(),
         init,
@@ -75,7 +82,8 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervised> {
         timings: Timings::new(),
         lab: job.lab,
     };
-    timed(&mut timings, "verify", || verify(&state, &namespaces, &mut tell))?;
+    let control = engine.as_ref().map(|_| super::control_socket(dir));
+    timed(&mut timings, "verify", || verify(&state, &namespaces, control, &mut tell))?;
     state.timings.clone_from(&timings);
     state.write(dir)?;
     let _gone = Message::Ready(timings).send(io::stdout());
@@ -146,15 +154,12 @@ struct Engine {
 }
 
 impl Engine {
-    fn start_if_planned(dir: &Path, job: &Job) -> Result<Option<Self>> {
-        if job.plan.fastpath.is_none() {
-            return Ok(None);
-        }
-        let (dir, name) = (dir.to_owned(), job.lab.name.clone());
+    fn start(dir: &Path, lab: &str) -> Result<Self> {
+        let (dir, name) = (dir.to_owned(), lab.to_owned());
         let mut engine = Self { dir, name, pid: None, started: Instant::now() };
         let child = engine.spawn().doing(Kind::Environment, || "cannot start the fast path".into())?;
         ready(child)?;
-        Ok(Some(engine))
+        Ok(engine)
     }
 
     fn spawn(&mut self) -> io::Result<Child> {

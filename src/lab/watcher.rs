@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, chdir, getgid, getuid, setsid};
 
 use super::dir::{Claim, LOG, WATCHER};
@@ -70,13 +70,19 @@ fn watch(base: &Path, name: &str, job: OwnedFd, up: &UnixStream) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWPID).doing(Kind::Environment, starting)?;
     let (ours, theirs) = UnixStream::pair().doing(Kind::Environment, starting)?;
     let init = spawn_init(&claim, name, job, theirs).doing(Kind::Environment, starting);
-    let result = init.and_then(|init| {
-        let outcome = attend(&init, &signals, up, ours);
-        end(&init);
-        outcome.doing(Kind::Bug, || format!("the watcher of lab {name} failed"))
-    });
-    claim.remove().doing(Kind::Environment, || format!("cannot remove the state of lab {name}"))?;
-    result
+    let init = match init {
+        Ok(init) => init,
+        Err(e) => {
+            let _stays = claim.remove();
+            return Err(e);
+        }
+    };
+    let attended = attend(&init, &signals, up, ours);
+    end(&init);
+    let removed = claim.remove().doing(Kind::Environment, || format!("cannot remove the state of lab {name}"));
+    // Only now may init's process id come to name another process.
+    let _reaped = waitpid(Pid::from_raw(pid(&init)), None);
+    attended.doing(Kind::Bug, || format!("the watcher of lab {name} failed")).and(removed)
 }
 
 fn name_of_process() -> std::ffi::CString {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use ipnet::Ipv4Net;
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteNextHop, RouteScope};
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
@@ -99,12 +100,16 @@ impl Request {
         Self::set_link(LinkUnspec::new_with_index(index).mtu(mtu).multicast(true).up().build())
     }
 
+    /// An address; with `prefix_route` its prefix becomes a connected route.
     #[must_use]
-    pub fn add_addr(index: u32, addr: Ipv4Net) -> Self {
-        let message = AddressMessageBuilder::<Ipv4Addr>::new()
+    pub fn add_addr(index: u32, addr: Ipv4Net, prefix_route: bool) -> Self {
+        let mut message = AddressMessageBuilder::<Ipv4Addr>::new()
             .index(index)
             .address(addr.addr(), addr.prefix_len())
             .build();
+        if !prefix_route {
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+        }
         Self::create(RouteNetlinkMessage::NewAddress(message))
     }
 

@@ -1,3 +1,66 @@
-//! observe
+//! Measuring a running lab and comparing it with what the pure stages predicted. A [`Context`] goes in; measured
+//! values, names instead of numbers, and verdicts come out. It never prints, and what it changes in the lab for a
+//! test (links set down, a rule switched off) it puts back.
 
+mod actions;
+mod arrival;
+mod counters;
+mod devices;
 pub mod doctor;
+mod headers;
+mod inject;
+mod isolated;
+mod names;
+mod ping;
+mod probe;
+mod reach;
+mod runner;
+mod sizes;
+mod trace;
+mod wire;
+
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::thread;
+
+pub use actions::Actions;
+pub use counters::counters;
+pub use devices::{EndStats, LinkStats, links};
+pub use names::{layers, name_of, pair, path, side_by_side};
+pub use reach::{Reached, Verified, reach, verify, verify_within};
+pub use runner::{TestResult, run_tests};
+pub use trace::{Hop, trace};
+
+use crate::error::Result;
+use crate::lab::Namespaces;
+use crate::model::{Dataplane, Lab};
+use crate::routing::Rib;
+
+/// A running lab, and what is known about it without looking.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    pub lab: &'a Lab,
+    pub rib: &'a Rib,
+    pub namespaces: &'a Namespaces,
+    /// What carries each base node, in the order of the base network's nodes.
+    pub dataplanes: &'a [Dataplane],
+    /// Control socket of the fast path, where a base node uses it.
+    pub fastpath_control: Option<PathBuf>,
+}
+
+/// Calls `f` for each item on a few threads; results in the order of the items, or the first error in that order.
+pub(crate) fn each<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let threads = thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 16);
+    let share = items.len().div_ceil(threads).max(1);
+    let parts = thread::scope(|scope| {
+        let workers: Vec<_> = items
+            .chunks(share)
+            .map(|chunk| scope.spawn(|| chunk.iter().map(&f).collect::<Result<Vec<R>>>()))
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    Ok(parts.into_iter().flatten().collect())
+}

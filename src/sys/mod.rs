@@ -2,5 +2,7 @@
 //! descriptors or `io::Result` come out. It never decides anything.
 
 pub mod child;
+pub mod open_files;
+pub mod packet_socket;
 pub mod pidfd;
 pub mod tun;

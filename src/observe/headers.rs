@@ -1,0 +1,240 @@
+//! The test `headers`: the stack of IP headers of one probe each time it passes a base node. Nodes and expected
+//! rows go in, a verdict with both as tables comes out. It never counts the reply or anyone else's packets.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+
+use super::Context;
+use super::arrival::{self, Flight};
+use super::names;
+use super::probe::Mark;
+use super::runner::Verdict;
+use super::wire;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::model::{BASE, HeaderRow, Lab, NetId, NodeId};
+use crate::sys::packet_socket::Capture;
+
+type Pair = (Ipv4Addr, Ipv4Addr);
+
+/// The EtherType of IPv4.
+const IPV4: u16 = 0x0800;
+
+/// One passage of the probe over one interface of the base node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) inward: bool,
+    pub(crate) neighbour: NodeId,
+    /// Outermost first.
+    pub(crate) stack: Vec<Pair>,
+}
+
+/// What a capture of one probe saw.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) flight: Flight,
+}
+
+/// Captures on the wires of base node `at` while one marked probe goes from `from` to the address `dst` of `to`.
+pub(crate) fn measure(
+    ctx: &Context<'_>,
+    from: NodeId,
+    to: NodeId,
+    dst: Ipv4Addr,
+    at: NodeId,
+) -> Result<Passage> {
+    let ns = &ctx.lab.node(at).netns;
+    let (capture, wires) = ctx
+        .namespaces
+        .run(ns, || open(ctx.lab, at))?
+        .doing(Kind::Kernel, || format!("cannot capture in namespace {ns}"))?;
+    let flight = arrival::fly(ctx, from, to, dst)?;
+    let number = flight.arrived.map_or(flight.attempts - 1, |a| a.number);
+    let rows = drain(&capture, &wires, flight.mark, number)
+        .doing(Kind::Kernel, || "cannot read a capture".into())?;
+    Ok(Passage { rows, flight })
+}
+
+/// The capture and, by interface index, the base node at the other end of each wire.
+fn open(lab: &Lab, at: NodeId) -> io::Result<(Capture, BTreeMap<usize, NodeId>)> {
+    let capture = Capture::open()?;
+    let mut wires = BTreeMap::new();
+    for end in &lab.node(at).ends {
+        let index = nix::net::if_::if_nametoindex(lab.end(*end).dev.as_str())?;
+        wires.insert(usize::try_from(index).map_err(io::Error::other)?, lab.peer(*end).node);
+    }
+    Ok((capture, wires))
+}
+
+fn drain(
+    capture: &Capture,
+    wires: &BTreeMap<usize, NodeId>,
+    mark: Mark,
+    number: usize,
+) -> io::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    while let Some(frame) = capture.recv(&mut buffer)? {
+        let Some(neighbour) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
+            continue;
+        };
+        let Some((headers, icmp)) = wire::parse_stack(frame.bytes) else { continue };
+        if mark.is_request(&icmp, number) {
+            let stack = headers.iter().map(|h| (h.src, h.dst)).collect();
+            rows.push(Row { inward: !frame.outgoing, neighbour, stack });
+        }
+    }
+    Ok(rows)
+}
+
+/// The test.
+pub(crate) fn test(
+    ctx: &Context<'_>,
+    from: NodeId,
+    to: NodeId,
+    at: NodeId,
+    is: &[HeaderRow],
+) -> Result<Verdict> {
+    let dst = ctx.lab.address(to);
+    let dst = dst.ok_or_else(|| Error::usage(format!("{} has no address", ctx.lab.full_name(to))))?;
+    let passage = measure(ctx, from, to, dst, at)?;
+    let mut verdict = compare(ctx.lab, from.net, is, &passage.rows);
+    if passage.flight.arrived.is_none() {
+        verdict.and(Verdict::of(false, "the probe arrives".into(), passage.flight.failure()));
+    }
+    Ok(verdict)
+}
+
+/// Holds when there are as many rows as expected and each has what is expected of it.
+fn compare(lab: &Lab, net: NetId, is: &[HeaderRow], rows: &[Row]) -> Verdict {
+    let holds = is.len() == rows.len() && is.iter().zip(rows).all(|(e, m)| matches(e, m));
+    let measured = rows.iter().enumerate().map(|(i, row)| measured_text(lab, net, row, is.get(i))).collect();
+    Verdict { holds, expected: is.iter().map(|e| text(lab, net, e)).collect(), measured }
+}
+
+fn matches(expected: &HeaderRow, row: &Row) -> bool {
+    let same = |wanted: Option<Pair>, found: Option<Pair>| wanted.is_none() || wanted == found;
+    expected.inward == row.inward
+        && expected.neighbour == row.neighbour
+        && same(expected.base, row.base())
+        && same(expected.link, row.link())
+        && same(expected.net, row.net())
+        && expected.stack.as_ref().is_none_or(|s| *s == row.stack)
+}
+
+impl Row {
+    fn base(&self) -> Option<Pair> {
+        self.stack.first().copied()
+    }
+
+    /// The header just outside the network header, where that is not the base header.
+    fn link(&self) -> Option<Pair> {
+        (self.stack.len() > 2).then(|| self.stack[self.stack.len() - 2])
+    }
+
+    fn net(&self) -> Option<Pair> {
+        self.stack.last().copied()
+    }
+}
+
+/// The row as measured, in the words of the expected row beside it, so that only differences differ.
+fn measured_text(lab: &Lab, net: NetId, row: &Row, beside: Option<&HeaderRow>) -> String {
+    let all = HeaderRow {
+        inward: row.inward,
+        neighbour: row.neighbour,
+        base: None,
+        link: None,
+        net: None,
+        stack: Some(row.stack.clone()),
+    };
+    let Some(expected) =
+        beside.filter(|e| e.base.is_some() || e.link.is_some() || e.net.is_some() || e.stack.is_some())
+    else {
+        return text(lab, net, &all);
+    };
+    let shown = HeaderRow {
+        base: expected.base.and_then(|_| row.base()),
+        link: expected.link.and_then(|_| row.link()),
+        net: expected.net.and_then(|_| row.net()),
+        stack: expected.stack.as_ref().map(|_| row.stack.clone()),
+        ..all
+    };
+    text(lab, net, &shown)
+}
+
+fn text(lab: &Lab, net: NetId, row: &HeaderRow) -> String {
+    let direction = if row.inward { "in " } else { "out" };
+    let mut words = vec![format!("{direction}  {}", lab.node(row.neighbour).name)];
+    let named = |label: &str, pair: Option<Pair>, name: &dyn Fn(Ipv4Addr) -> String| {
+        pair.map(|(src, dst)| format!("{label} {} -> {}", name(src), name(dst)))
+    };
+    words.extend(named("base", row.base, &|a| names::name_of(lab, BASE, a)));
+    words.extend(named("link", row.link, &|a| names::link_end_name(lab, net, a)));
+    words.extend(named("net", row.net, &|a| names::name_of(lab, net, a)));
+    words.extend(row.stack.iter().flat_map(|s| names::layers(lab, net, s)));
+    words.join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::{self, TestKind};
+
+    /// Figure 11 and the rows its `headers:` test expects.
+    fn figure_11() -> (Lab, NetId, Vec<HeaderRow>) {
+        let text = include_str!("../../labs/figure-11-revisitation.yaml");
+        let lab = model::parse(Path::new("lab.yaml"), text).unwrap();
+        let found = lab.tests.iter().find_map(|t| match &t.kind {
+            TestKind::Headers { from, is, .. } => Some((from.net, is.clone())),
+            _ => None,
+        });
+        let (net, rows) = found.unwrap();
+        (lab, net, rows)
+    }
+
+    fn measured(row: &HeaderRow) -> Row {
+        let stack = [row.base, row.link, row.net].into_iter().flatten().collect();
+        Row { inward: row.inward, neighbour: row.neighbour, stack }
+    }
+
+    #[test]
+    fn rows_as_expected_hold_and_read_alike() {
+        let (lab, net, is) = figure_11();
+        let rows: Vec<Row> = is.iter().map(measured).collect();
+        let verdict = compare(&lab, net, &is, &rows);
+        assert!(verdict.holds);
+        assert_eq!(verdict.expected, verdict.measured);
+        assert_eq!(verdict.expected[0], "in   X  base X -> Y  link A -> B  net A -> F");
+    }
+
+    #[test]
+    fn another_visit_is_another_link_header() {
+        let (lab, net, is) = figure_11();
+        let mut rows: Vec<Row> = is.iter().map(measured).collect();
+        rows[2].stack[1] = rows[0].stack[1];
+        let verdict = compare(&lab, net, &is, &rows);
+        assert!(!verdict.holds);
+        assert_eq!(verdict.measured[2], "in   Z  base Z -> Y  link A -> B  net A -> F");
+    }
+
+    #[test]
+    fn what_is_not_given_is_not_compared_but_the_number_of_rows_is() {
+        let (lab, net, is) = figure_11();
+        let rows: Vec<Row> = is.iter().map(measured).collect();
+        let bare: Vec<HeaderRow> =
+            is.iter().map(|r| HeaderRow { base: None, link: None, net: None, ..r.clone() }).collect();
+        assert!(compare(&lab, net, &bare, &rows).holds);
+        assert!(!compare(&lab, net, &bare, &rows[1..]).holds);
+        assert!(!compare(&lab, net, &bare[1..], &rows).holds);
+    }
+
+    #[test]
+    fn a_single_header_is_base_and_net_at_once_and_no_link() {
+        let pair = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let row = Row { inward: true, neighbour: NodeId { net: BASE, index: 0 }, stack: vec![pair] };
+        assert_eq!((row.base(), row.link(), row.net()), (Some(pair), None, Some(pair)));
+    }
+}

@@ -1,0 +1,136 @@
+//! Addresses back to names. A lab, a network to read them in and header stacks go in; words for people come out.
+//! It never decides whether a test holds.
+
+use std::net::Ipv4Addr;
+
+use crate::model::{BASE, EndId, Lab, NetId, NodeId};
+
+/// Source and destination of each header, outermost first.
+pub(crate) type Stack = [(Ipv4Addr, Ipv4Addr)];
+
+/// The node that has `addr` as seen in network `net`: its name there; else the full name of the first node that
+/// has it in any other network; else the address.
+#[must_use]
+pub fn name_of(lab: &Lab, net: NetId, addr: Ipv4Addr) -> String {
+    if let Some(id) = lab.owner(net, addr) {
+        return lab.node(id).name.clone();
+    }
+    lab.networks
+        .iter()
+        .find_map(|n| lab.owner(n.id, addr))
+        .map_or_else(|| addr.to_string(), |id| format!("{} ({addr})", lab.full_name(id)))
+}
+
+/// `from -> to`, with the network's name once where it is the same.
+#[must_use]
+pub fn pair(lab: &Lab, from: NodeId, to: NodeId) -> String {
+    format!("{} -> {}", lab.full_name(from), lab.full_name(to))
+}
+
+/// `a -> b -> c`: the nodes along a path given by the ends through which it leaves.
+#[must_use]
+pub fn path(lab: &Lab, from: NodeId, ends: &[EndId]) -> String {
+    let nodes = std::iter::once(from).chain(ends.iter().map(|e| lab.peer(*e).node));
+    nodes.map(|id| lab.node(id).name.as_str()).collect::<Vec<_>>().join(" -> ")
+}
+
+/// The layers of a stack with names: `base X -> Y`, `link A -> B`, `net A -> F`, outermost first. A packet of
+/// network `net` has the network header innermost, then the link header of each VI downwards, then the base
+/// header. Where several VIs are stacked, each link header says whose it is.
+#[must_use]
+pub fn layers(lab: &Lab, net: NetId, stack: &Stack) -> Vec<String> {
+    let Some((inner, outer)) = stack.split_last() else { return Vec::new() };
+    let mut words = vec![layer("net", inner, |a| name_of(lab, net, a))];
+    let mut below = (net != BASE).then_some(net);
+    let several = lab.net(net).depth > 1;
+    for header in outer.iter().rev() {
+        words.push(match below {
+            Some(BASE) => layer("base", header, |a| name_of(lab, BASE, a)),
+            Some(vi) => {
+                let label = if several { format!("link({})", lab.net(vi).name) } else { "link".into() };
+                layer(&label, header, |a| link_end_name(lab, vi, a))
+            }
+            None => layer("?", header, |a| name_of(lab, BASE, a)),
+        });
+        below = below.and_then(|id| lab.net(id).over);
+    }
+    words.reverse();
+    words
+}
+
+fn layer(label: &str, (src, dst): &(Ipv4Addr, Ipv4Addr), name: impl Fn(Ipv4Addr) -> String) -> String {
+    format!("{label} {} -> {}", name(*src), name(*dst))
+}
+
+/// The node whose end of a link of `vi` has this link address.
+pub(crate) fn link_end_name(lab: &Lab, vi: NetId, addr: Ipv4Addr) -> String {
+    let ends = lab.net(vi).links.iter().flat_map(|l| &l.ends);
+    let found = ends.into_iter().find(|e| e.link_addr == Some(addr));
+    found.map_or_else(|| addr.to_string(), |e| lab.node(e.node).name.clone())
+}
+
+/// Two lists of rows side by side under `title` and `measured`; rows that differ are marked with `!`.
+#[must_use]
+pub fn side_by_side(title: &str, expected: &[String], measured: &[String]) -> Vec<String> {
+    let width = expected.iter().map(|r| r.chars().count()).max().unwrap_or(0).max(title.len());
+    let mut rows = vec![format!("  {title:width$}  measured")];
+    for i in 0..expected.len().max(measured.len()) {
+        let (left, right) = (expected.get(i), measured.get(i));
+        let mark = if left == right { ' ' } else { '!' };
+        let text = |side: Option<&String>| side.map_or("-", String::as_str).to_owned();
+        rows.push(format!("{mark} {:width$}  {}", text(left), text(right)));
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model;
+
+    fn lab(text: &str) -> Lab {
+        model::parse(Path::new("lab.yaml"), text).unwrap()
+    }
+
+    fn owned(rows: &[&str]) -> Vec<String> {
+        rows.iter().map(|r| (*r).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_layer_of_a_stacked_packet_is_named_in_its_own_network() {
+        let lab = lab(include_str!("../../labs/recursion.yaml"));
+        let net = |name: &str| lab.networks.iter().find(|n| n.name == name).unwrap();
+        let (inner, outer) = (net("inner"), net("outer"));
+        let link = |ends: &[model::End; 2]| (ends[0].link_addr.unwrap(), ends[1].link_addr.unwrap());
+        let base = lab.base();
+        let stack = [
+            (base.nodes[0].host.unwrap(), base.nodes[1].host.unwrap()),
+            link(&inner.links[0].ends),
+            link(&outer.links[0].ends),
+            (outer.nodes[0].host.unwrap(), outer.nodes[1].host.unwrap()),
+        ];
+        assert_eq!(
+            layers(&lab, outer.id, &stack),
+            ["base X -> Y", "link(inner) left -> middle", "link(outer) nodeA -> nodeB", "net nodeA -> nodeB"]
+        );
+        assert_eq!(layers(&lab, BASE, &stack[..1]), ["net X -> Y"]);
+        assert_eq!(layers(&lab, BASE, &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_address_of_another_network_says_so() {
+        let lab = lab(include_str!("../../labs/recursion.yaml"));
+        let x = lab.base().nodes[0].host.unwrap();
+        assert_eq!(name_of(&lab, BASE, x), "X");
+        assert_eq!(name_of(&lab, NetId(1), x), format!("base/X ({x})"));
+        assert_eq!(name_of(&lab, NetId(1), Ipv4Addr::new(8, 8, 8, 8)), "8.8.8.8");
+    }
+
+    #[test]
+    fn rows_that_differ_are_marked_and_missing_rows_shown() {
+        let rows = side_by_side("expected", &owned(&["B", "C"]), &owned(&["B", "*", "D"]));
+        assert_eq!(rows, ["  expected  measured", "  B         B", "! C         *", "! -         D"]);
+    }
+}

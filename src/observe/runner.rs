@@ -1,0 +1,161 @@
+//! Runs the tests of a lab in order. A [`Context`] goes in; a [`TestResult`] for each test comes out, with what was
+//! expected and what was measured in words that stand side by side. It never leaves an action in force: all are
+//! undone after the last test.
+
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+
+use super::actions::Actions;
+use super::arrival::pass_time;
+use super::inject::Injection;
+use super::ping::Ping;
+use super::{Context, headers, inject, isolated, names, ping, sizes, trace};
+use crate::error::Result;
+use crate::model::{Target, Test, TestKind};
+
+/// Between attempts of a test with `within`: long enough not to load the lab, short beside any time asked for.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What one test came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TestResult {
+    pub name: String,
+    /// Line in the lab file, from 1.
+    pub line: usize,
+    pub passed: bool,
+    /// The test asks that `expected` is not what is measured.
+    pub not: bool,
+    /// Rows of text; [`TestResult::table`] shows them beside those measured.
+    pub expected: Vec<String>,
+    pub measured: Vec<String>,
+    /// In JSON: milliseconds.
+    #[serde(rename = "elapsed_ms", serialize_with = "as_millis")]
+    pub elapsed: Duration,
+}
+
+fn as_millis<S: Serializer>(time: &Duration, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64() * 1000.0)
+}
+
+/// Whether what a test says holds now, and both sides in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) holds: bool,
+    pub(crate) expected: Vec<String>,
+    pub(crate) measured: Vec<String>,
+}
+
+impl Verdict {
+    pub(crate) fn of(holds: bool, expected: String, measured: String) -> Self {
+        Self { holds, expected: vec![expected], measured: vec![measured] }
+    }
+
+    /// Holds only if `other` does too.
+    pub(crate) fn and(&mut self, other: Self) {
+        self.holds &= other.holds;
+        self.expected.extend(other.expected);
+        self.measured.extend(other.measured);
+    }
+}
+
+/// Runs all tests of the lab; `on_result` hears of each as it ends. Failures are results, not errors. If the actions
+/// cannot be undone, a last failed result says so.
+pub fn run_tests(ctx: &Context<'_>, on_result: &mut dyn FnMut(&TestResult)) -> Vec<TestResult> {
+    let mut actions = Actions::new(ctx);
+    let mut results = Vec::new();
+    for test in &ctx.lab.tests {
+        let result = run(ctx, &mut actions, test);
+        on_result(&result);
+        results.push(result);
+    }
+    let start = Instant::now();
+    if let Err(e) = actions.undo() {
+        let result = TestResult {
+            name: "undo all actions".into(),
+            line: ctx.lab.tests.last().map_or(1, |t| t.line),
+            passed: false,
+            not: false,
+            expected: vec!["all links as before".into()],
+            measured: e.to_string().lines().map(str::to_owned).collect(),
+            elapsed: start.elapsed(),
+        };
+        on_result(&result);
+        results.push(result);
+    }
+    results
+}
+
+fn run(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test) -> TestResult {
+    let start = Instant::now();
+    let until = start + Duration::from_millis(test.within_ms.unwrap_or(0));
+    let (passed, verdict) = loop {
+        let (decided, verdict) = attempt(ctx, actions, test);
+        let passed = decided && verdict.holds != test.not;
+        if passed || Instant::now() >= until || pass_time((Instant::now() + PAUSE).min(until)).is_err() {
+            break (passed, verdict);
+        }
+    };
+    TestResult {
+        name: test.name.clone(),
+        line: test.line,
+        passed,
+        not: test.not,
+        expected: verdict.expected,
+        measured: verdict.measured,
+        elapsed: start.elapsed(),
+    }
+}
+
+/// A test that could not be carried out is undecided: neither it nor its contrary holds.
+fn attempt(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test) -> (bool, Verdict) {
+    match judge(ctx, actions, &test.kind) {
+        Ok(verdict) => (true, verdict),
+        Err(e) => {
+            let measured = e.to_string().lines().map(str::to_owned).collect();
+            (false, Verdict { holds: false, expected: vec![test.name.clone()], measured })
+        }
+    }
+}
+
+fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, kind: &TestKind) -> Result<Verdict> {
+    match kind {
+        TestKind::Ping { pairs, count, size, df } => {
+            ping::ping(ctx, &Ping { pairs, count: *count, size: *size, df: *df })
+        }
+        TestKind::Isolated { networks } => isolated::test(ctx, networks),
+        TestKind::Trace { from, to, hops } => trace::test(ctx, *from, *to, hops),
+        TestKind::Ttl { from, to, is } => ping::ttl(ctx, *from, *to, *is),
+        TestKind::Headers { from, to, at, is } => headers::test(ctx, *from, *to, *at, is),
+        TestKind::Depth { net, headers, mtu } => sizes::depth(ctx, *net, *headers, *mtu),
+        TestKind::Mtu { from, to, is } => sizes::mtu(ctx, *from, *to, *is),
+        TestKind::Inject { at, stack, to, delivered, by, strong_host } => {
+            let by = by.as_deref();
+            let (at, to, delivered, strong_host) = (*at, *to, *delivered, *strong_host);
+            inject::test(ctx, &Injection { at, stack, to, delivered, by, strong_host })
+        }
+        TestKind::Down(target) => actions.down(*target).map(|()| done(ctx, *target, "down")),
+        TestKind::Up(target) => actions.up(*target).map(|()| done(ctx, *target, "up")),
+        TestKind::Wait(ms) => {
+            pass_time(Instant::now() + Duration::from_millis(*ms))?;
+            Ok(Verdict::of(true, format!("{ms} ms pass"), format!("{ms} ms pass")))
+        }
+    }
+}
+
+fn done(ctx: &Context<'_>, target: Target, state: &str) -> Verdict {
+    let name = match target {
+        Target::Link(link) => format!("link {} of {}", ctx.lab.link(link).name, ctx.lab.net(link.net).name),
+        Target::Node(node) => ctx.lab.full_name(node),
+    };
+    Verdict::of(true, format!("{name} {state}"), format!("{name} {state}"))
+}
+
+impl TestResult {
+    /// Expected and measured side by side under a line of titles, rows that differ marked with `!`.
+    #[must_use]
+    pub fn table(&self) -> Vec<String> {
+        let title = if self.not { "must not be" } else { "expected" };
+        names::side_by_side(title, &self.expected, &self.measured)
+    }
+}

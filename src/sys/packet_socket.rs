@@ -1,0 +1,193 @@
+//! Sockets that see whole packets: raw ICMP, raw IPv4 with the sender's own header, and AF_PACKET capture. They
+//! open in the network namespace of the calling thread and stay there; bytes go in and come out. They never block
+//! and never interpret what they carry.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, recvfrom, sendto,
+    setsockopt, socket, sockopt,
+};
+
+/// Receive queues grow to this many bytes under a burst, whatever `net.core.rmem_max` says.
+const QUEUE_BYTES: usize = 8 << 20;
+/// `ICMP_FILTER` of linux/icmp.h, at level `SOL_RAW`: a bit set in the mask keeps that ICMP type away.
+const ICMP_FILTER: libc::c_int = 1;
+
+/// A raw ICMP socket: sends ICMP messages under an IPv4 header that the kernel makes, with the source address
+/// that the node itself chooses, and receives IPv4 packets, header included.
+#[derive(Debug)]
+pub struct IcmpSocket(OwnedFd);
+
+impl IcmpSocket {
+    /// Receives only the ICMP `types` given (all below 32); fragmentation is allowed (DF clear).
+    ///
+    /// # Errors
+    /// What the kernel says, `EPERM` without `CAP_NET_RAW`.
+    pub fn open(types: &[u8]) -> io::Result<Self> {
+        let fd = raw(SockProtocol::Icmp)?;
+        let kept = types.iter().fold(0u32, |mask, t| mask | (1 << t));
+        set_int(fd.as_fd(), libc::SOL_RAW, ICMP_FILTER, i32::from_ne_bytes((!kept).to_ne_bytes()))?;
+        set_int(fd.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+        Ok(Self(fd))
+    }
+
+    /// Sets DF on what is sent and ignores the path MTU the kernel may have learnt: only MTUs of devices count.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_dont_fragment(&self) -> io::Result<()> {
+        set_int(self.0.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+    }
+
+    /// TTL of what is sent next.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_ttl(&self, ttl: u8) -> io::Result<()> {
+        Ok(setsockopt(&self.0, sockopt::Ipv4Ttl, &i32::from(ttl))?)
+    }
+
+    /// Sends one ICMP message, checksum included.
+    ///
+    /// # Errors
+    /// What the kernel says, `EMSGSIZE` where the first device does not take that size.
+    pub fn send(&self, to: Ipv4Addr, message: &[u8]) -> io::Result<()> {
+        send(&self.0, to, message)
+    }
+
+    /// The next IPv4 packet, or `None` if there is none now.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn recv<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+        match pending(|| recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))? {
+            Some(length) => Ok(Some(&buffer[..length])),
+            None => Ok(None),
+        }
+    }
+}
+
+impl AsFd for IcmpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A raw IPv4 socket (`IPPROTO_RAW`): sends packets whose IPv4 header the caller made. The kernel routes by the
+/// destination, fills in total length and header checksum, and lets any source pass.
+#[derive(Debug)]
+pub struct Ipv4Socket(OwnedFd);
+
+impl Ipv4Socket {
+    /// # Errors
+    /// What the kernel says, `EPERM` without `CAP_NET_RAW`.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self(raw(SockProtocol::Raw)?))
+    }
+
+    /// Sends one IPv4 packet towards `to`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn send(&self, to: Ipv4Addr, packet: &[u8]) -> io::Result<()> {
+        send(&self.0, to, packet)
+    }
+}
+
+/// Everything that passes any device of a namespace, both directions, in order of time.
+#[derive(Debug)]
+pub struct Capture(OwnedFd);
+
+/// One captured packet, from its network header on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Interface index in the namespace.
+    pub device: usize,
+    /// Sent by this namespace; false: received.
+    pub outgoing: bool,
+    /// EtherType.
+    pub protocol: u16,
+    pub bytes: &'a [u8],
+}
+
+impl Capture {
+    /// An unbound AF_PACKET socket for all protocols: one for IPv4 alone would not see what is sent.
+    ///
+    /// # Errors
+    /// What the kernel says, `EPERM` without `CAP_NET_RAW`.
+    pub fn open() -> io::Result<Self> {
+        let fd = socket(
+            AddressFamily::Packet,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::EthAll,
+        )?;
+        enlarge(&fd);
+        Ok(Self(fd))
+    }
+
+    /// The next packet, or `None` if there is none now.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn recv<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Frame<'a>>> {
+        let received = pending(|| recvfrom::<LinkAddr>(self.0.as_raw_fd(), buffer))?;
+        let Some((length, Some(from))) = received else { return Ok(None) };
+        Ok(Some(Frame {
+            device: from.ifindex(),
+            outgoing: from.pkttype() == libc::PACKET_OUTGOING,
+            protocol: u16::from_be(from.protocol()),
+            bytes: &buffer[..length],
+        }))
+    }
+}
+
+impl AsFd for Capture {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn raw(protocol: SockProtocol) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Inet, SockType::Raw, flags, protocol)?;
+    enlarge(&fd);
+    Ok(fd)
+}
+
+/// A longer receive queue where the caller may have one; a shorter one only loses packets earlier.
+fn enlarge(fd: &OwnedFd) {
+    let forced = setsockopt(fd, sockopt::RcvBufForce, &QUEUE_BYTES);
+    let _ = forced.or_else(|_| setsockopt(fd, sockopt::RcvBuf, &QUEUE_BYTES));
+}
+
+fn send(fd: &OwnedFd, to: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
+    let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+    sendto(fd.as_raw_fd(), bytes, &to, MsgFlags::MSG_DONTWAIT)?;
+    Ok(())
+}
+
+/// Turns "nothing there" into `None`, and asks again where a signal interrupted.
+fn pending<T>(mut receive: impl FnMut() -> nix::Result<T>) -> io::Result<Option<T>> {
+    loop {
+        match receive() {
+            Ok(received) => return Ok(Some(received)),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "nix has neither ICMP_FILTER nor IP_MTU_DISCOVER")]
+fn set_int(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: i32) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<i32>()).map_err(io::Error::other)?;
+    // SAFETY: the pointer is to a live i32 and `length` is its size, which the kernel only reads.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    Errno::result(result)?;
+    Ok(())
+}
