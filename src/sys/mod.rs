@@ -1,2 +1,6 @@
 //! The only unsafe code: one system call, one SAFETY sentence, one owner. Typed arguments go in, owned
 //! descriptors or `io::Result` come out. It never decides anything.
+
+pub mod limits;
+pub mod socket;
+pub mod tun;
