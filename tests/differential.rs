@@ -33,7 +33,8 @@ const LAST: &[u8] = b"the last packet of this run";
 
 /// RFC 1071.
 fn checksum(header: &[u8]) -> [u8; 2] {
-    let sum: u32 = header.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)]))).sum();
+    let sum: u32 =
+        header.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     (!u16::try_from(folded).expect("folded")).to_be_bytes()
@@ -125,7 +126,8 @@ fn inward(link: (Ipv4Addr, Ipv4Addr), net: (Ipv4Addr, Ipv4Addr)) -> Vec<Vec<u8>>
     }
     packets.push(Header { options: vec![1, 1, 1, 0], ..outer.clone() }.packet(&inner(0, packets.len())));
     packets.push(Header { fragment: 0x4000, ..outer.clone() }.packet(&inner(0, packets.len())));
-    let damage: [(usize, u8); 7] = [(0, 0x55), (3, 0xff), (10, 0xaa), (20, 0x65), (23, 0xff), (30, 0xaa), (0, 0x44)];
+    let damage: [(usize, u8); 7] =
+        [(0, 0x55), (3, 0xff), (10, 0xaa), (20, 0x65), (23, 0xff), (30, 0xaa), (0, 0x44)];
     for (at, value) in damage {
         let mut packet = outer.packet(&inner(0, packets.len()));
         packet[at] = value;
@@ -208,8 +210,8 @@ impl Bed {
         let mut buffer = vec![0; 65_536];
         loop {
             match capture.recv(&mut buffer).expect("the capture works") {
-                Some(frame) if frame.packet.ends_with(LAST) && !frame.outgoing => return,
-                Some(frame) if !frame.outgoing && frame.protocol == 0x0800 => seen.push(frame.packet.to_vec()),
+                Some(frame) if frame.bytes.ends_with(LAST) && !frame.outgoing => return,
+                Some(frame) if !frame.outgoing && frame.protocol == 0x0800 => seen.push(frame.bytes.to_vec()),
                 Some(_) => {}
                 None => {
                     assert!(Instant::now() < deadline, "no end of the run on {}", self.running.name());

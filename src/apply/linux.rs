@@ -46,7 +46,7 @@ impl Linux {
     /// If the kernel refuses a netlink socket.
     pub fn new(namespaces: Namespaces) -> Result<Self> {
         // Two descriptors a namespace; where the limit cannot be raised, opening one will say so.
-        let _kept = crate::sys::open_files::raise();
+        let _kept = crate::sys::limits::raise_open_files();
         let here = Socket::open().doing(Kind::Environment, || "cannot open a netlink socket".into())?;
         let (open, devices) = Default::default();
         Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX })

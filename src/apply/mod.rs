@@ -87,11 +87,7 @@ pub fn run(plan: &Plan, namespaces: &Namespaces, progress: &mut dyn FnMut(&Progr
 ///
 /// # Errors
 /// As [`run`].
-pub fn execute(
-    kernel: &mut dyn Kernel,
-    plan: &Plan,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<Timings> {
+pub fn execute(kernel: &mut dyn Kernel, plan: &Plan, progress: &mut dyn FnMut(&Progress)) -> Result<Timings> {
     let mut timings = Timings::new();
     for stage in &plan.stages {
         let start = Instant::now();
@@ -228,8 +224,7 @@ mod tests {
 
     fn calls(ops: Vec<Op>) -> Vec<String> {
         let mut recorder = Recorder::default();
-        let plan =
-            Plan { stages: vec![Stage { name: "all".into(), ops }], ..Plan::default() };
+        let plan = Plan { stages: vec![Stage { name: "all".into(), ops }], ..Plan::default() };
         execute(&mut recorder, &plan, &mut |_| {}).unwrap();
         recorder.calls
     }

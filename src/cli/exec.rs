@@ -9,7 +9,9 @@ use crate::lab::{self, Running};
 use crate::model::NodeId;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vilab exec blue/a ping -c 3 c\n  vilab exec -l first X -- tcpdump -ni any ip proto 4")]
+#[command(
+    after_help = "Examples:\n  vilab exec blue/a ping -c 3 c\n  vilab exec -l first X -- tcpdump -ni any ip proto 4"
+)]
 pub(super) struct ExecArgs {
     /// The lab; may be left out when only one is up
     #[arg(short, long, env = "VILAB_LAB")]

@@ -34,7 +34,8 @@ fn ask<T: serde::de::DeserializeOwned>(what: Probe) -> Result<T> {
 }
 
 fn cannot() -> Error {
-    Error::environment("this machine cannot make a lab's namespaces").hint("vilab doctor says what is missing")
+    Error::environment("this machine cannot make a lab's namespaces")
+        .hint("vilab doctor says what is missing")
 }
 
 /// The process that tries things.

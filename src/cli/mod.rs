@@ -32,7 +32,12 @@ const BUG: u8 = 70;
 /// One file describes a base network and the Virtual Internets stacked on it; `vilab up` builds it out of network
 /// namespaces and IP-in-IP tunnels, and checks that it works.
 #[derive(Debug, Parser)]
-#[command(name = "vilab", version, max_term_width = 100, after_help = "Example:\n  vilab up lab.yaml && vilab exec blue/a -- ping c")]
+#[command(
+    name = "vilab",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  vilab up lab.yaml && vilab exec blue/a -- ping c"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

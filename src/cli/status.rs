@@ -35,7 +35,12 @@ fn list(as_json: bool) -> Result<()> {
         .iter()
         .map(|l| {
             let s = l.state();
-            vec![l.name().to_owned(), s.lab.nodes().count().to_string(), s.created.clone(), s.file.display().to_string()]
+            vec![
+                l.name().to_owned(),
+                s.lab.nodes().count().to_string(),
+                s.created.clone(),
+                s.file.display().to_string(),
+            ]
         })
         .collect();
     table(&["lab", "nodes", "up since", "file"], &rows).iter().for_each(|l| output::line(l));

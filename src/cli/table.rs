@@ -2,8 +2,9 @@
 
 /// Columns padded to the widest cell, two blanks between them, titles first.
 pub(super) fn table(titles: &[&str], rows: &[Vec<String>]) -> Vec<String> {
-    let all: Vec<Vec<String>> =
-        std::iter::once(titles.iter().map(|t| (*t).to_owned()).collect()).chain(rows.iter().cloned()).collect();
+    let all: Vec<Vec<String>> = std::iter::once(titles.iter().map(|t| (*t).to_owned()).collect())
+        .chain(rows.iter().cloned())
+        .collect();
     let widths: Vec<usize> = (0..titles.len())
         .map(|i| all.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0))
         .collect();
@@ -11,8 +12,7 @@ pub(super) fn table(titles: &[&str], rows: &[Vec<String>]) -> Vec<String> {
 }
 
 fn line(row: &[String], widths: &[usize]) -> String {
-    let cells: Vec<String> =
-        row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+    let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
     cells.join("  ").trim_end().to_owned()
 }
 

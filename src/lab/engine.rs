@@ -12,7 +12,7 @@ use super::Namespaces;
 use super::message::{Failure, Message};
 use crate::apply::Timings;
 use crate::error::{Context, Kind, Result};
-use crate::fastpath::Config;
+use crate::fastpath::{self, Config};
 
 pub(super) fn config_file(dir: &Path) -> PathBuf {
     dir.join(super::dir::FASTPATH)
@@ -38,18 +38,13 @@ fn forward(dir: &Path) -> Result<()> {
     let config: Config = serde_json::from_reader(BufReader::new(file)).doing(Kind::Bug, what)?;
     let namespaces = Namespaces::at(super::namespaces_dir(dir));
     let control = super::control_socket(dir);
-    serve(&config, &namespaces, &control)
+    fastpath::run(&config, &namespaces, &control, announce)
 }
 
 /// Says that the engine forwards, and closes standard output: whoever waits for it reads to the end.
-pub(super) fn announce() {
+fn announce() {
     let _gone = Message::Ready(Timings::new()).send(io::stdout());
     if let Ok(null) = File::options().write(true).open("/dev/null") {
         let _open = nix::unistd::dup2_stdout(&null);
     }
-}
-
-fn serve(_config: &Config, _namespaces: &Namespaces, _control: &Path) -> Result<()> {
-    announce();
-    loop { nix::unistd::pause(); }
 }

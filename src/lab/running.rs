@@ -162,7 +162,11 @@ fn await_end(watcher: &OwnedFd, dir: &Path, name: &str) -> Result<()> {
         let mut fds = [PollFd::new(watcher.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Err(nix::errno::Errno::EINTR) => {}
-            Ok(0) => return Err(Error::kernel(what()).because(format!("its watcher still runs after {PATIENCE:?}"))),
+            Ok(0) => {
+                return Err(
+                    Error::kernel(what()).because(format!("its watcher still runs after {PATIENCE:?}"))
+                );
+            }
             other => {
                 other.doing(Kind::Environment, what)?;
                 break;
@@ -214,7 +218,8 @@ fn is_name(name: &str) -> bool {
 /// If the state directory cannot be read.
 pub fn names() -> Result<Vec<String>> {
     let base = dir::base()?;
-    let entries = fs::read_dir(&base).doing(Kind::Environment, || format!("cannot read {}", base.display()))?;
+    let entries =
+        fs::read_dir(&base).doing(Kind::Environment, || format!("cannot read {}", base.display()))?;
     let mut names: Vec<String> = entries
         .flatten()
         .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))

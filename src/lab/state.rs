@@ -49,7 +49,9 @@ impl State {
         let what = || format!("cannot write the state of lab {}", self.lab.name);
         let text = serde_yaml::to_string(self).doing(Kind::Bug, what)?;
         let half = dir.join(STATE_UNFINISHED);
-        fs::write(&half, text).and_then(|()| fs::rename(&half, dir.join(STATE))).doing(Kind::Environment, what)
+        fs::write(&half, text)
+            .and_then(|()| fs::rename(&half, dir.join(STATE)))
+            .doing(Kind::Environment, what)
     }
 
     /// `None` where there is none (yet) or it is not one this program wrote.
@@ -73,8 +75,7 @@ fn timestamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;

@@ -79,7 +79,8 @@ fn watch(base: &Path, name: &str, job: OwnedFd, up: &UnixStream) -> Result<()> {
     };
     let attended = attend(&init, &signals, up, ours);
     end(&init);
-    let removed = claim.remove().doing(Kind::Environment, || format!("cannot remove the state of lab {name}"));
+    let removed =
+        claim.remove().doing(Kind::Environment, || format!("cannot remove the state of lab {name}"));
     // Only now may init's process id come to name another process.
     let _reaped = waitpid(Pid::from_raw(pid(&init)), None);
     attended.doing(Kind::Bug, || format!("the watcher of lab {name} failed")).and(removed)
@@ -123,7 +124,12 @@ fn attend(init: &Child, signals: &SignalFd, up: &UnixStream, said: UnixStream) -
     let pidfd = pidfd::open(pid(init))?;
     let (mut committed, mut up, mut said) = (false, Some(up), Some(said));
     loop {
-        let ready = wait(&[Some(pidfd.as_fd()), Some(signals.as_fd()), up.map(AsFd::as_fd), said.as_ref().map(AsFd::as_fd)])?;
+        let ready = wait(&[
+            Some(pidfd.as_fd()),
+            Some(signals.as_fd()),
+            up.map(AsFd::as_fd),
+            said.as_ref().map(AsFd::as_fd),
+        ])?;
         if ready[3] && !pass_on(said.as_ref(), up) {
             said = None;
         }

@@ -116,8 +116,8 @@ impl Request {
     /// A route of the main table; several next hops are one multipath route.
     #[must_use]
     pub fn add_route(prefix: Ipv4Net, hops: &[NextHop], src: Option<Ipv4Addr>) -> Self {
-        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(prefix.network(), prefix.prefix_len());
+        let mut route =
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(prefix.network(), prefix.prefix_len());
         if let Some(src) = src {
             route = route.pref_source(src);
         }

@@ -31,6 +31,7 @@ fn try_here() -> Result<Machine> {
     let ipip = socket.execute([Request::add_ipip("try", INDEX, remote, remote)]).is_ok();
     let netem = socket.execute([Request::add_netem(1, 1)]).is_ok();
     let tun = crate::sys::tun::create_persistent("trytun").is_ok();
-    let nft = process::feed(std::process::Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
+    let nft =
+        process::feed(std::process::Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
     Ok(Machine { ipip, nft, tun, netem, nesting: None })
 }

@@ -14,7 +14,7 @@ use super::wire::{self, ECHO, ECHO_REPLY, ICMP_HEADER, Icmp, TIME_EXCEEDED, UNRE
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::NodeId;
-use crate::sys::open_files;
+use crate::sys::limits;
 use crate::sys::packet_socket::IcmpSocket;
 
 /// Payload of ping(8) where none is asked for, bytes.
@@ -143,7 +143,8 @@ impl Battery {
         nodes.sort();
         nodes.dedup();
         if nodes.len() > MANY {
-            open_files::raise().doing(Kind::Environment, || "cannot raise the limit on open files".into())?;
+            limits::raise_open_files()
+                .doing(Kind::Environment, || "cannot raise the limit on open files".into())?;
         }
         let sockets = each(&nodes, |id| {
             let ns = &ctx.lab.node(*id).netns;

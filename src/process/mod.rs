@@ -32,8 +32,7 @@ pub fn feed(command: &mut Command, input: &str) -> Result<String> {
 }
 
 fn output(command: &mut Command, input: &str) -> std::io::Result<Output> {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // A child that ends early breaks the pipe; its status and standard error tell more than EPIPE.
         let _broken_pipe = stdin.write_all(input.as_bytes());
@@ -54,10 +53,12 @@ fn spawn_error(name: &str, e: &std::io::Error) -> Error {
 #[must_use]
 pub fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain([Path::new("/usr/sbin").into(), Path::new("/sbin").into()]).any(|dir| {
-        let file = dir.join(program);
-        nix::unistd::access(&file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file()
-    })
+    std::env::split_paths(&path).chain([Path::new("/usr/sbin").into(), Path::new("/sbin").into()]).any(
+        |dir| {
+            let file = dir.join(program);
+            nix::unistd::access(&file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file()
+        },
+    )
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! descriptors or `io::Result` come out. It never decides anything.
 
 pub mod child;
-pub mod open_files;
+pub mod limits;
 pub mod packet_socket;
 pub mod pidfd;
+pub mod socket;
 pub mod tun;

@@ -1,6 +1,6 @@
 //! What the integration tests share: whether this machine can run them, and labs that go down when dropped.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -56,7 +56,8 @@ impl Up {
     /// Brings `text` up under the name `name`, which takes the place of the text's own.
     #[must_use]
     pub fn new(name: &str, text: &str, dataplane: &str) -> Self {
-        let lines = text.lines().map(|l| if l.starts_with("name:") { format!("name: {name}") } else { l.to_owned() });
+        let lines =
+            text.lines().map(|l| if l.starts_with("name:") { format!("name: {name}") } else { l.to_owned() });
         let renamed = lines.collect::<Vec<_>>().join("\n");
         let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
         std::fs::write(file.path(), renamed).expect("the lab is written");
@@ -79,7 +80,11 @@ impl Up {
 impl Drop for Up {
     fn drop(&mut self) {
         let down = vilab().args(["down", &self.name]).output();
-        assert!(std::thread::panicking() || down.is_ok_and(|o| o.status.success()), "{} goes down", self.name);
+        assert!(
+            std::thread::panicking() || down.is_ok_and(|o| o.status.success()),
+            "{} goes down",
+            self.name
+        );
     }
 }
 
