@@ -12,7 +12,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-/// Receive queues grow to this many bytes under a burst, whatever `net.core.rmem_max` says.
+/// Queues grow to this many bytes under a burst, whatever `net.core.rmem_max` and `wmem_max` say.
 const QUEUE_BYTES: usize = 8 << 20;
 /// `ICMP_FILTER` of linux/icmp.h, at level `SOL_RAW`: a bit set in the mask keeps that ICMP type away.
 const ICMP_FILTER: libc::c_int = 1;
@@ -159,10 +159,12 @@ fn raw(protocol: SockProtocol) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A longer receive queue where the caller may have one; a shorter one only loses packets earlier.
+/// Longer queues where the caller may have them; shorter ones only lose packets earlier.
 fn enlarge(fd: &OwnedFd) {
-    let forced = setsockopt(fd, sockopt::RcvBufForce, &QUEUE_BYTES);
-    let _ = forced.or_else(|_| setsockopt(fd, sockopt::RcvBuf, &QUEUE_BYTES));
+    let receive = setsockopt(fd, sockopt::RcvBufForce, &QUEUE_BYTES);
+    let _ = receive.or_else(|_| setsockopt(fd, sockopt::RcvBuf, &QUEUE_BYTES));
+    let send = setsockopt(fd, sockopt::SndBufForce, &QUEUE_BYTES);
+    let _ = send.or_else(|_| setsockopt(fd, sockopt::SndBuf, &QUEUE_BYTES));
 }
 
 fn send(fd: &OwnedFd, to: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
