@@ -1,1 +1,3 @@
-//! netlink
+//! Every request to the kernel over netlink.
+
+pub mod monitor;

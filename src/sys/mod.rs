@@ -1,5 +1,8 @@
 //! The only unsafe code: one system call, one SAFETY sentence, one owner. Typed arguments go in, owned
 //! descriptors or `io::Result` come out. It never decides anything.
 
+pub mod limits;
 pub mod open_files;
 pub mod packet_socket;
+pub mod socket;
+pub mod tun;

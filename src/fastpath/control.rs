@@ -1,0 +1,127 @@
+//! How other processes read the engine's counters and switch the strong-host rule. Requests, one JSON value a line
+//! on a Unix stream socket, go in; one line each comes out. It never touches packets.
+//!
+//! ```text
+//! {"request":"counters"}
+//! {"counters":{"X":{"sent":1,...},...}}
+//! {"request":"strong-host","node":"X","on":false}
+//! "done"
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Counters by base node name, then by counter name.
+pub type AllCounters = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// How long a client waits for the engine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    Counters,
+    StrongHost { node: String, on: bool },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    Counters(AllCounters),
+    Done,
+    /// The request was not carried out; why.
+    Refused(String),
+}
+
+/// One value as a line.
+///
+/// # Errors
+/// If the value cannot be JSON.
+pub fn line<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(value)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// A connection to a running engine.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// # Errors
+    /// If no engine listens at `path`.
+    pub fn connect(path: &Path) -> Result<Self> {
+        let what = || format!("cannot reach the fast path at {}", path.display());
+        let stream = UnixStream::connect(path).doing(Kind::Environment, what)?;
+        stream.set_read_timeout(Some(PATIENCE)).doing(Kind::Environment, what)?;
+        stream.set_write_timeout(Some(PATIENCE)).doing(Kind::Environment, what)?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Of all base nodes, after every packet that was waiting when the request arrived.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub fn counters(&mut self) -> Result<AllCounters> {
+        match self.ask(&Request::Counters)? {
+            Reply::Counters(counters) => Ok(counters),
+            other @ (Reply::Done | Reply::Refused(_)) => Err(refused(&other)),
+        }
+    }
+
+    /// Switches the strong-host rule at the link layer of base node `node`.
+    ///
+    /// # Errors
+    /// If there is no such node or the engine does not answer.
+    pub fn set_strong_host(&mut self, node: &str, on: bool) -> Result<()> {
+        match self.ask(&Request::StrongHost { node: node.to_owned(), on })? {
+            Reply::Done => Ok(()),
+            other @ (Reply::Counters(_) | Reply::Refused(_)) => Err(refused(&other)),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Reply> {
+        self.exchange(request).doing(Kind::Environment, || "the fast path does not answer".to_owned())
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<Reply> {
+        self.stream.get_mut().write_all(&line(request)?)?;
+        let mut answer = String::new();
+        if self.stream.read_line(&mut answer)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_str(&answer)?)
+    }
+}
+
+fn refused(reply: &Reply) -> Error {
+    let why = match reply {
+        Reply::Refused(why) => why.clone(),
+        Reply::Counters(_) | Reply::Done => "an answer to another question".to_owned(),
+    };
+    Error::usage("the fast path refused").because(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_lines() {
+        let text = |value: Vec<u8>| String::from_utf8(value).unwrap();
+        let off = Request::StrongHost { node: "X".to_owned(), on: false };
+        assert_eq!(text(line(&Request::Counters).unwrap()), "{\"request\":\"counters\"}\n");
+        assert_eq!(text(line(&off).unwrap()), "{\"request\":\"strong-host\",\"node\":\"X\",\"on\":false}\n");
+        assert_eq!(text(line(&Reply::Done).unwrap()), "\"done\"\n");
+        assert_eq!(text(line(&Reply::Counters(BTreeMap::new())).unwrap()), "{\"counters\":{}}\n");
+    }
+}

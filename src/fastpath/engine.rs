@@ -1,0 +1,503 @@
+//! The only file of the fast path that does I/O. TUN devices, raw sockets of the base nodes, netlink notifications
+//! and control requests go in; packets, counters and answers come out. It never decides about a packet:
+//! [`Forwarder`] does.
+//!
+//! One thread serves all the nodes of its [`Config`] from one level-triggered epoll: each source is read up to a
+//! budget and its packets are finished before the next source, and an engine that has nothing to do sleeps without
+//! a timeout. A base node and everything on it depend on no other node, so a lab can be split over engines by node.
+//!
+//! Base packets pass through raw IP sockets, not packet sockets: the base node's own kernel receives, reassembles,
+//! routes and resolves neighbours, exactly as it does around an ipip device, and an open raw socket of protocol 4
+//! keeps it from answering "protocol unreachable". TUN devices are opened without offloads: the kernel cuts
+//! segmentation offload packets and completes checksums before they are read here.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::config::Config;
+use super::control::{self, Reply, Request};
+use super::counters::{Count, Reason};
+use super::follow::{self, Devices};
+use super::forward::{Forwarder, Input, Outcome};
+use super::frame::Frame;
+use crate::error::{Context, Error, Kind, Result};
+use crate::lab::Namespaces;
+use crate::netlink::monitor::Monitor;
+use crate::packet::ipv4;
+use crate::sys::{limits, socket, tun};
+
+/// Bytes asked for the socket buffers of a base node.
+const BASE_BUFFER: usize = 16 << 20;
+/// Sources told of by one wait.
+const EVENTS: usize = 64;
+/// Rounds over the ready sources before a control request is answered even though packets keep coming.
+const SETTLE_ROUNDS: usize = 256;
+/// A control line longer than this closes the connection, bytes.
+const LONGEST_REQUEST: usize = 4096;
+
+/// What an epoll event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Tun(usize),
+    Base(usize),
+    Routes(usize),
+    Listener,
+    Client(usize),
+    Signal,
+}
+
+/// Event data: the kind in the upper half, the index in the lower.
+impl From<Source> for u64 {
+    fn from(source: Source) -> Self {
+        let (kind, index) = match source {
+            Source::Tun(i) => (0, i),
+            Source::Base(i) => (1, i),
+            Source::Routes(i) => (2, i),
+            Source::Listener => (3, 0),
+            Source::Client(i) => (4, i),
+            Source::Signal => (5, 0),
+        };
+        kind << 32 | index as u64
+    }
+}
+
+impl Source {
+    fn of(data: u64) -> Option<Self> {
+        let index = usize::try_from(data & 0xffff_ffff).ok()?;
+        match data >> 32 {
+            0 => Some(Self::Tun(index)),
+            1 => Some(Self::Base(index)),
+            2 => Some(Self::Routes(index)),
+            3 => Some(Self::Listener),
+            4 => Some(Self::Client(index)),
+            5 => Some(Self::Signal),
+            _ => None,
+        }
+    }
+}
+
+/// The sockets of a base node.
+#[derive(Debug)]
+struct Base {
+    receiver: OwnedFd,
+    sender: OwnedFd,
+    /// Of the receiver, as far as counted.
+    overruns: u32,
+}
+
+#[derive(Debug)]
+struct Follower {
+    monitor: Monitor,
+    devices: Devices,
+}
+
+#[derive(Debug)]
+struct ControlClient {
+    stream: UnixStream,
+    received: Vec<u8>,
+    to_send: Vec<u8>,
+    /// No more requests come, or one was no request: it is closed when all is sent.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Engine {
+    epoll: Epoll,
+    forwarder: Forwarder,
+    names: Vec<String>,
+    tuns: Vec<OwnedFd>,
+    bases: Vec<Base>,
+    followers: Vec<Follower>,
+    listener: UnixListener,
+    clients: BTreeMap<usize, ControlClient>,
+    signals: SignalFd,
+    frames: Vec<Frame>,
+}
+
+/// Carries the packets of `config` until SIGTERM or SIGINT. `on_ready` is called once when all packets are carried
+/// and `control_path` is listened to.
+///
+/// # Errors
+/// If a namespace, a device or a socket cannot be opened, or epoll fails.
+pub fn run(
+    config: &Config,
+    namespaces: &Namespaces,
+    control_path: &Path,
+    on_ready: impl FnOnce(),
+) -> Result<()> {
+    let mut engine = Engine::open(config, namespaces, control_path)?;
+    on_ready();
+    let end = engine.serve();
+    let removed = std::fs::remove_file(control_path);
+    end?;
+    removed.doing(Kind::Environment, || format!("cannot remove {}", control_path.display()))
+}
+
+impl Engine {
+    fn open(config: &Config, namespaces: &Namespaces, control_path: &Path) -> Result<Self> {
+        let kernel = |what: &str| {
+            let what = format!("fast path: cannot {what}");
+            move || what
+        };
+        limits::raise_open_files().doing(Kind::Kernel, kernel("raise the limit on open files"))?;
+        let signals = block_signals().doing(Kind::Kernel, kernel("receive signals"))?;
+        let listener = UnixListener::bind(control_path)
+            .doing(Kind::Environment, || format!("cannot listen at {}", control_path.display()))?;
+        listener.set_nonblocking(true).doing(Kind::Kernel, kernel("listen"))?;
+        let epoll =
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(Kind::Kernel, kernel("make an epoll"))?;
+        let bases = open_bases(config, namespaces)?;
+        let (tuns, followers) = open_partitions(config, namespaces)?;
+        let mut engine = Self {
+            epoll,
+            forwarder: Forwarder::new(config),
+            names: config.nodes.iter().map(|n| n.name.clone()).collect(),
+            tuns,
+            bases,
+            followers,
+            listener,
+            clients: BTreeMap::new(),
+            signals,
+            frames: (0..socket::BATCH).map(|_| Frame::new()).collect(),
+        };
+        engine.watch_all().doing(Kind::Kernel, kernel("watch its sources"))?;
+        for partition in 0..engine.followers.len() {
+            engine.follow(partition)?;
+        }
+        Ok(engine)
+    }
+
+    fn watch_all(&self) -> nix::Result<()> {
+        for (i, fd) in self.tuns.iter().enumerate() {
+            self.watch(fd, Source::Tun(i))?;
+        }
+        for (i, base) in self.bases.iter().enumerate() {
+            self.watch(&base.receiver, Source::Base(i))?;
+        }
+        for (i, follower) in self.followers.iter().enumerate() {
+            self.watch(&follower.monitor, Source::Routes(i))?;
+        }
+        self.watch(&self.listener, Source::Listener)?;
+        self.watch(&self.signals, Source::Signal)
+    }
+
+    fn watch(&self, fd: impl AsFd, source: Source) -> nix::Result<()> {
+        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))
+    }
+
+    fn wait(&self, timeout: EpollTimeout) -> Result<Vec<Source>> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        match self.epoll.wait(&mut events, timeout) {
+            Ok(count) => Ok(events[..count].iter().filter_map(|e| Source::of(e.data())).collect()),
+            Err(nix::Error::EINTR) => Ok(Vec::new()),
+            Err(e) => Err(Error::kernel("fast path: cannot wait for packets").because(e)),
+        }
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        loop {
+            let ready = self.wait(EpollTimeout::NONE)?;
+            if ready.contains(&Source::Signal) {
+                return Ok(());
+            }
+            self.carry(&ready)?;
+            let control = |s: &&Source| matches!(s, Source::Listener | Source::Client(_));
+            let requests: Vec<Source> = ready.iter().filter(control).copied().collect();
+            if !requests.is_empty() {
+                self.settle()?;
+            }
+            for source in requests {
+                self.talk(source);
+            }
+        }
+    }
+
+    /// Handles the packets and route changes among the ready sources; says whether there were any.
+    fn carry(&mut self, ready: &[Source]) -> Result<bool> {
+        let mut any = false;
+        for source in ready {
+            match source {
+                Source::Routes(partition) => self.follow_changes(*partition)?,
+                Source::Base(node) => self.read_base(*node),
+                Source::Tun(i) => self.read_tun(*i),
+                Source::Listener | Source::Client(_) | Source::Signal => continue,
+            }
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Carries packets until none waits.
+    fn settle(&mut self) -> Result<()> {
+        for _ in 0..SETTLE_ROUNDS {
+            let ready = self.wait(EpollTimeout::ZERO)?;
+            if !self.carry(&ready)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_changes(&mut self, partition: usize) -> Result<()> {
+        if self.followers[partition].monitor.changed()? { self.follow(partition) } else { Ok(()) }
+    }
+
+    /// Takes over the partition's routes and devices; where they do not hold still, a notification is on its way.
+    fn follow(&mut self, partition: usize) -> Result<()> {
+        let follower = &mut self.followers[partition];
+        let Some(snapshot) = follower.monitor.snapshot()? else { return Ok(()) };
+        for (interface, device) in follow::devices(&snapshot, &follower.devices) {
+            self.forwarder.set_device(interface, device);
+        }
+        self.forwarder.set_fib(partition, follow::fib(&snapshot, &follower.devices));
+        Ok(())
+    }
+
+    fn read_base(&mut self, node: usize) {
+        let mut lens = [0; socket::BATCH];
+        let rooms = self.frames.iter_mut().map(Frame::room);
+        let Ok(count) = socket::receive(self.bases[node].receiver.as_fd(), rooms, &mut lens) else {
+            return;
+        };
+        for (frame, len) in self.frames.iter_mut().zip(&lens[..count]) {
+            frame.filled(*len);
+        }
+        self.finish(node, Input::Base(node), count);
+    }
+
+    fn read_tun(&mut self, interface: usize) {
+        let fd = self.tuns[interface].as_fd();
+        let mut count = 0;
+        for frame in &mut self.frames {
+            match tun::read(fd, frame.room()) {
+                Ok(len) => frame.filled(len),
+                Err(e) => {
+                    if e.kind() != io::ErrorKind::WouldBlock {
+                        // The device is gone; left in the set, it would be ready for ever.
+                        let _ = self.epoll.delete(fd);
+                    }
+                    break;
+                }
+            }
+            count += 1;
+        }
+        self.finish(self.forwarder.node_of(interface), Input::Tun(interface), count);
+    }
+
+    /// Decides about the first `count` frames, all read from `node`, and gives them to the kernel in order.
+    fn finish(&mut self, node: usize, input: Input, count: usize) {
+        let mut to_send = Vec::with_capacity(count);
+        for (index, frame) in self.frames[..count].iter_mut().enumerate() {
+            match self.forwarder.handle(input, frame) {
+                Outcome::Send { to, .. } => to_send.push((index, to)),
+                Outcome::Deliver(interface) => {
+                    let written = tun::write(self.tuns[interface].as_fd(), frame.packet());
+                    note(&mut self.forwarder, node, written, Count::Delivered);
+                }
+                Outcome::Punt(interface) => {
+                    let written = tun::write(self.tuns[interface].as_fd(), frame.packet());
+                    note(&mut self.forwarder, node, written, Count::Punted);
+                }
+                Outcome::Drop(_) => {}
+            }
+        }
+        let mut rest = to_send.as_slice();
+        while !rest.is_empty() {
+            let packets = rest.iter().map(|(index, to)| (self.frames[*index].packet(), *to));
+            let counters = self.forwarder.counters(node);
+            let ended = match socket::send(self.bases[node].sender.as_fd(), packets) {
+                Ok(sent) => {
+                    (0..sent).for_each(|_| counters.count(Count::Sent));
+                    sent
+                }
+                Err(e) => {
+                    counters.drop(refusal(&e));
+                    1
+                }
+            };
+            rest = &rest[ended..];
+        }
+    }
+
+    fn talk(&mut self, source: Source) {
+        match source {
+            Source::Listener => self.accept(),
+            Source::Client(id) => self.converse(id),
+            Source::Tun(_) | Source::Base(_) | Source::Routes(_) | Source::Signal => {}
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let id = (0..).find(|id| !self.clients.contains_key(id)).unwrap_or(usize::MAX);
+            if stream.set_nonblocking(true).is_ok() && self.watch(&stream, Source::Client(id)).is_ok() {
+                let (received, to_send) = (Vec::new(), Vec::new());
+                self.clients.insert(id, ControlClient { stream, received, to_send, ended: false });
+            }
+        }
+    }
+
+    /// Reads what a control client sent, answers whole lines and closes the connection when it is over.
+    fn converse(&mut self, id: usize) {
+        let Some(mut client) = self.clients.remove(&id) else { return };
+        client.receive();
+        while let Some(line) = client.next_line() {
+            let reply = match serde_json::from_slice(&line) {
+                Ok(request) => self.answer(request),
+                Err(e) => Reply::Refused(e.to_string()),
+            };
+            client.to_send.extend(control::line(&reply).unwrap_or_default());
+        }
+        client.send();
+        if client.ended && client.to_send.is_empty() {
+            return;
+        }
+        let mut interest = EpollFlags::EPOLLIN;
+        if !client.to_send.is_empty() {
+            interest = EpollFlags::EPOLLOUT;
+        }
+        if self
+            .epoll
+            .modify(&client.stream, &mut EpollEvent::new(interest, Source::Client(id).into()))
+            .is_ok()
+        {
+            self.clients.insert(id, client);
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Counters => Reply::Counters(self.counters()),
+            Request::StrongHost { node, on } => match self.names.iter().position(|name| *name == node) {
+                Some(index) => {
+                    self.forwarder.set_strong_host(index, on);
+                    Reply::Done
+                }
+                None => Reply::Refused(format!("no base node {node}")),
+            },
+        }
+    }
+
+    fn counters(&mut self) -> control::AllCounters {
+        let mut all = BTreeMap::new();
+        for (index, base) in self.bases.iter_mut().enumerate() {
+            let counters = self.forwarder.counters(index);
+            if let Ok(total) = socket::overruns(base.receiver.as_fd()) {
+                counters.drop_many(Reason::RxOverrun, u64::from(total.wrapping_sub(base.overruns)));
+                base.overruns = total;
+            }
+            all.insert(self.names[index].clone(), counters.by_name());
+        }
+        all
+    }
+}
+
+impl ControlClient {
+    fn receive(&mut self) {
+        let mut chunk = [0; 1024];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.ended = true,
+                Ok(len) => {
+                    self.received.extend_from_slice(&chunk[..len]);
+                    if self.received.len() < LONGEST_REQUEST {
+                        continue;
+                    }
+                    self.ended = true;
+                }
+                Err(e) => self.ended |= e.kind() != io::ErrorKind::WouldBlock,
+            }
+            return;
+        }
+    }
+
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        let end = self.received.iter().position(|b| *b == b'\n')?;
+        Some(self.received.drain(..=end).collect())
+    }
+
+    fn send(&mut self) {
+        while !self.to_send.is_empty() {
+            match self.stream.write(&self.to_send) {
+                Ok(len) => drop(self.to_send.drain(..len)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.ended = true;
+                    self.to_send.clear();
+                }
+            }
+        }
+    }
+}
+
+fn note(forwarder: &mut Forwarder, node: usize, written: io::Result<()>, event: Count) {
+    let counters = forwarder.counters(node);
+    match written {
+        Ok(()) => counters.count(event),
+        Err(_) => counters.drop(Reason::TunError),
+    }
+}
+
+/// Why the kernel of a base node did not take a packet.
+fn refusal(error: &io::Error) -> Reason {
+    match error.raw_os_error() {
+        Some(libc::EMSGSIZE) => Reason::TooBig,
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES) => {
+            Reason::BaseUnreachable
+        }
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Reason::TxOverrun,
+        _ => Reason::TxError,
+    }
+}
+
+/// SIGTERM and SIGINT no longer end the process; they are read from the descriptor.
+fn block_signals() -> nix::Result<SignalFd> {
+    let mask = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+fn open_bases(config: &Config, namespaces: &Namespaces) -> Result<Vec<Base>> {
+    let open = |addr| -> io::Result<Base> {
+        let receiver = socket::raw(i32::from(ipv4::IPIP))?;
+        let sender = socket::raw_sender(addr)?;
+        socket::set_buffers(receiver.as_fd(), BASE_BUFFER)?;
+        socket::set_buffers(sender.as_fd(), BASE_BUFFER)?;
+        Ok(Base { receiver, sender, overruns: 0 })
+    };
+    let of = |node: &super::config::BaseNode| {
+        let what = || format!("fast path: cannot open raw sockets on base node {}", node.name);
+        namespaces.run(&node.netns, || open(node.addr))?.doing(Kind::Kernel, what)
+    };
+    config.nodes.iter().map(of).collect()
+}
+
+/// The TUN of each interface, in the order of the config, and the routes of each partition.
+fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<OwnedFd>, Vec<Follower>)> {
+    let mut tuns: BTreeMap<usize, OwnedFd> = BTreeMap::new();
+    let mut followers = Vec::new();
+    for (index, partition) in config.partitions.iter().enumerate() {
+        let own = config.interfaces.iter().enumerate().filter(|(_, i)| i.partition == index);
+        let devices: Devices = own.map(|(i, interface)| (interface.dev.clone(), i)).collect();
+        let (opened, monitor) = namespaces.run(&partition.netns, || open_partition(&devices))??;
+        tuns.extend(opened);
+        followers.push(Follower { monitor, devices });
+    }
+    Ok((tuns.into_values().collect(), followers))
+}
+
+fn open_partition(devices: &Devices) -> Result<(Vec<(usize, OwnedFd)>, Monitor)> {
+    let mut opened = Vec::new();
+    for (name, index) in devices {
+        let fd = tun::attach(name).doing(Kind::Kernel, || format!("fast path: cannot open TUN {name}"))?;
+        opened.push((*index, fd));
+    }
+    Ok((opened, Monitor::open()?))
+}

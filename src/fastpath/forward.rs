@@ -1,0 +1,443 @@
+//! What happens to a packet: the semantics of nested Linux ipip devices (RFC 2003) in one pass, whatever the
+//! depth. A frame and where it was read go in; the frame, its headers changed in place, and one [`Outcome`] come
+//! out. It never does I/O, never allocates and never answers a packet: what is rare is punted to the kernel of
+//! the partition.
+//!
+//! ```text
+//! base node --> [base][link][net] --+                        +--> [base][link][net] --> base node
+//!                             take headers off         put headers on
+//!                                   |                        |
+//!                                arrive at i --(forward)--> transmit through j
+//!                                   |                        |
+//! TUN of i <-- local, or punted ----+                        +-- read from TUN of j
+//! ```
+//!
+//! Where the layer below an interface is another partition, `transmit` looks the other end up in that partition's
+//! routes and transmits through the interface found there, and `arrive` finds the link header addressed to the
+//! partition and arrives at the interface above. The kernel sees none of it, so rules of a partition's netfilter
+//! and traffic control apply to punted and local packets only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::config::{Below, Config};
+use super::counters::{Count, Counters, Reason};
+use super::fib::{Fib, Lookup};
+use super::frame::{Frame, HEADROOM};
+use crate::packet::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View, Malformed, ipv4};
+
+/// Steps a packet may take on one base node: each layer takes at most two, and a frame has room for this many
+/// headers.
+const MAX_STEPS: usize = 2 * HEADROOM / ipv4::HEADER_LEN;
+
+/// Where a packet was read. Both are indices of [`Config`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// From the TUN of an interface: the kernel of the partition routed it there.
+    Tun(usize),
+    /// From a base node, base header included.
+    Base(usize),
+}
+
+/// Where a packet goes. The frame holds what to write there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Out of this base node, to this base address.
+    Send { node: usize, to: Ipv4Addr },
+    /// To the TUN of this interface: it is for the partition.
+    Deliver(usize),
+    /// To the TUN of this interface: the partition's kernel must decide.
+    Punt(usize),
+    /// Nowhere; it is counted already.
+    Drop(Reason),
+}
+
+/// What a packet does next.
+enum Step {
+    /// It came in through this interface, its network header first.
+    Arrive(usize),
+    /// It goes out through this interface, its network header first.
+    Transmit(usize),
+    Done(Outcome),
+}
+
+/// State of the device of an interface, as its kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    pub up: bool,
+    pub mtu: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair {
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+}
+
+/// What a base node knows of its links.
+#[derive(Debug)]
+struct Node {
+    addr: Ipv4Addr,
+    /// Far ends of the base tunnels.
+    tunnels: BTreeSet<Ipv4Addr>,
+    /// Link addresses of the node, each with the base address its packets come from; `None` where they do not come
+    /// through a base tunnel.
+    link_addrs: BTreeMap<Ipv4Addr, Option<Ipv4Addr>>,
+    /// By the (source, destination) of the link header of an arriving packet.
+    links: BTreeMap<Pair, usize>,
+    strong_host: bool,
+    counters: Counters,
+}
+
+/// An interface, its config made quick to use.
+#[derive(Debug)]
+struct Interface {
+    node: usize,
+    partition: usize,
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    below: Below,
+    /// The other end, where it is on the same base node and not through a base tunnel.
+    peer: Option<usize>,
+    device: Device,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    fib: Fib,
+    /// Interfaces stacked on this partition, by the (source, destination) of an arriving link header.
+    stacked: BTreeMap<Pair, usize>,
+}
+
+/// The forwarding state of some base nodes.
+#[derive(Debug)]
+pub struct Forwarder {
+    nodes: Vec<Node>,
+    partitions: Vec<Partition>,
+    interfaces: Vec<Interface>,
+    id: u16,
+}
+
+impl From<Malformed> for Reason {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Truncated => Self::Truncated,
+            Malformed::Version | Malformed::Type => Self::NotIpv4,
+            Malformed::Length => Self::BadLength,
+            Malformed::Checksum => Self::BadChecksum,
+        }
+    }
+}
+
+impl Forwarder {
+    /// No routes yet, all devices down, the strong-host rule on.
+    ///
+    /// # Panics
+    /// If an index in `config` is out of range.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let interfaces: Vec<Interface> = (0..config.interfaces.len()).map(|i| interface(config, i)).collect();
+        let mut partitions: Vec<Partition> = config.partitions.iter().map(|_| Partition::default()).collect();
+        let mut nodes: Vec<Node> = config.nodes.iter().map(|n| Node::new(n.addr)).collect();
+        for (index, this) in interfaces.iter().enumerate() {
+            let pair = Pair { src: this.remote, dst: this.local };
+            match this.below {
+                Below::Base { remote } => nodes[this.node].add_link(pair, index, remote),
+                Below::Inside => nodes[this.node].add_inside(this.local),
+                Below::Partition(lower) => {
+                    partitions[lower].stacked.insert(pair, index);
+                }
+            }
+        }
+        Self { nodes, partitions, interfaces, id: 0 }
+    }
+
+    pub fn set_fib(&mut self, partition: usize, fib: Fib) {
+        self.partitions[partition].fib = fib;
+    }
+
+    pub fn set_device(&mut self, interface: usize, device: Device) {
+        self.interfaces[interface].device = device;
+    }
+
+    #[must_use]
+    pub fn device(&self, interface: usize) -> Device {
+        self.interfaces[interface].device
+    }
+
+    pub fn set_strong_host(&mut self, node: usize, on: bool) {
+        self.nodes[node].strong_host = on;
+    }
+
+    pub fn counters(&mut self, node: usize) -> &mut Counters {
+        &mut self.nodes[node].counters
+    }
+
+    /// The base node an interface is on.
+    #[must_use]
+    pub fn node_of(&self, interface: usize) -> usize {
+        self.interfaces[interface].node
+    }
+
+    /// Decides about the packet in `frame` and changes its headers. Drops are counted here; the other outcomes are
+    /// the caller's to count, when the kernel has taken the packet.
+    pub fn handle(&mut self, input: Input, frame: &mut Frame) -> Outcome {
+        let (node, event) = match input {
+            Input::Tun(i) => (self.interfaces[i].node, Count::RxTun),
+            Input::Base(node) => (node, Count::RxBase),
+        };
+        self.nodes[node].counters.count(event);
+        match self.walk(input, frame) {
+            Ok(outcome) => outcome,
+            Err(reason) => {
+                self.nodes[node].counters.drop(reason);
+                Outcome::Drop(reason)
+            }
+        }
+    }
+
+    fn walk(&mut self, input: Input, frame: &mut Frame) -> Result<Outcome, Reason> {
+        let mut step = match input {
+            Input::Tun(i) => {
+                checked(frame)?;
+                Step::Transmit(i)
+            }
+            Input::Base(node) => Step::Arrive(self.open_base(node, frame)?),
+        };
+        for _ in 0..MAX_STEPS {
+            step = match step {
+                Step::Arrive(i) => self.arrive(i, frame)?,
+                Step::Transmit(i) => self.transmit(i, frame)?,
+                Step::Done(outcome) => return Ok(outcome),
+            };
+        }
+        Err(Reason::TooDeep)
+    }
+
+    /// Takes the base header and the link header off; gives the interface that the link header names.
+    fn open_base(&mut self, node: usize, frame: &mut Frame) -> Result<usize, Reason> {
+        let base = checked(frame)?;
+        let this = &mut self.nodes[node];
+        if base.dst() != this.addr || !this.tunnels.contains(&base.src()) {
+            return Err(Reason::NoTunnel);
+        }
+        let tunnel = base.src();
+        decapsulate(frame, &mut this.counters)?;
+        let link = checked(frame)?;
+        let interface = this.demultiplex(tunnel, &link)?;
+        decapsulate(frame, &mut this.counters)?;
+        Ok(interface)
+    }
+
+    /// A packet came in through interface `i`: it is for a virtual link above, for the partition, or for another
+    /// node of the VI.
+    fn arrive(&mut self, i: usize, frame: &mut Frame) -> Result<Step, Reason> {
+        let interface = &self.interfaces[i];
+        if !interface.device.up {
+            return Err(Reason::LinkDown);
+        }
+        let view = checked(frame)?;
+        let (src, dst) = (view.src(), view.dst());
+        let partition = &self.partitions[interface.partition];
+        let route = partition.fib.lookup(src, dst, interface.partition);
+        if route == Lookup::Local {
+            return match partition.stacked.get(&Pair { src, dst }) {
+                Some(upper) if view.protocol() == ipv4::IPIP => {
+                    let upper = *upper;
+                    decapsulate(frame, &mut self.nodes[interface.node].counters)?;
+                    Ok(Step::Arrive(upper))
+                }
+                _ => Ok(Step::Done(Outcome::Deliver(i))),
+            };
+        }
+        match route {
+            Lookup::Out(j) if j != i && self.is_simple(j, &view) && partition.forwards_from(src) => {
+                Ipv4Mut::new_header(frame.packet_mut())?.decrement_ttl();
+                self.nodes[self.interfaces[j].node].counters.count(Count::Forwarded);
+                Ok(Step::Transmit(j))
+            }
+            Lookup::Local | Lookup::Out(_) | Lookup::Punt | Lookup::NoRoute => {
+                Ok(Step::Done(Outcome::Punt(i)))
+            }
+        }
+    }
+
+    /// Whether forwarding through interface `j` needs no answer, no option and no fragmentation.
+    fn is_simple(&self, j: usize, view: &Ipv4View<'_>) -> bool {
+        let device = self.interfaces[j].device;
+        view.ttl() > 1
+            && !view.has_options()
+            && usize::from(view.total_len()) <= device.mtu
+            && device.up
+            && is_unicast(view.src())
+            && is_unicast(view.dst())
+    }
+
+    /// A packet goes out through interface `i`: over the base, to the other end on this node, or into the VI below.
+    fn transmit(&mut self, i: usize, frame: &mut Frame) -> Result<Step, Reason> {
+        let interface = &self.interfaces[i];
+        if !interface.device.up {
+            return Err(Reason::LinkDown);
+        }
+        let (node, link) = (interface.node, Pair { src: interface.local, dst: interface.remote });
+        match interface.below {
+            Below::Base { remote } => {
+                let base = Pair { src: self.nodes[node].addr, dst: remote };
+                self.encapsulate(node, link, frame)?;
+                self.encapsulate(node, base, frame)?;
+                Ok(Step::Done(Outcome::Send { node, to: remote }))
+            }
+            Below::Inside => interface.peer.map(Step::Arrive).ok_or(Reason::NoLink),
+            Below::Partition(lower) => self.transmit_into(lower, i, link, frame),
+        }
+    }
+
+    /// The link packet of interface `i` is sent by partition `lower`. Its routes are followed even where rules
+    /// exist: the kernel cannot be asked about a packet that the partition itself sends.
+    fn transmit_into(
+        &mut self,
+        lower: usize,
+        i: usize,
+        link: Pair,
+        frame: &mut Frame,
+    ) -> Result<Step, Reason> {
+        let (node, peer) = (self.interfaces[i].node, self.interfaces[i].peer);
+        match self.partitions[lower].fib.lookup(link.src, link.dst, lower) {
+            Lookup::Local => peer.map(Step::Arrive).ok_or(Reason::NoLink),
+            Lookup::Out(j) => {
+                self.encapsulate(node, link, frame)?;
+                if frame.len() > self.interfaces[j].device.mtu {
+                    return Err(Reason::TooBig);
+                }
+                Ok(Step::Transmit(j))
+            }
+            Lookup::Punt | Lookup::NoRoute => Err(Reason::NoRoute),
+        }
+    }
+
+    /// Puts a header in front, as an ipip device with `ttl 64` and `tos 0` does: ECN after the packet's own, DF set.
+    fn encapsulate(&mut self, node: usize, pair: Pair, frame: &mut Frame) -> Result<(), Reason> {
+        let ecn = Ecn::of_tos(frame.packet().get(1).copied().unwrap_or(0)).encapsulate();
+        let len = frame.len();
+        let repr = Ipv4Repr::ipip(pair.src, pair.dst, len, ecn, self.next_id());
+        match frame.push(ipv4::HEADER_LEN) {
+            Some(header) => repr.emit(header),
+            None if len + ipv4::HEADER_LEN > super::frame::MAX_PACKET => return Err(Reason::TooBig),
+            None => return Err(Reason::TooDeep),
+        }
+        self.nodes[node].counters.count(Count::Encapsulated);
+        Ok(())
+    }
+
+    /// From 1: the kernel replaces an identification of 0 on a raw socket.
+    fn next_id(&mut self) -> u16 {
+        self.id = self.id.checked_add(1).unwrap_or(1);
+        self.id
+    }
+}
+
+impl Partition {
+    /// Whether routes alone decide, and the source is not an address of the partition itself (a martian).
+    fn forwards_from(&self, src: Ipv4Addr) -> bool {
+        !self.fib.policy_routing && self.fib.lookup(src, src, 0) != Lookup::Local
+    }
+}
+
+impl Node {
+    fn new(addr: Ipv4Addr) -> Self {
+        Self {
+            addr,
+            tunnels: BTreeSet::new(),
+            link_addrs: BTreeMap::new(),
+            links: BTreeMap::new(),
+            strong_host: true,
+            counters: Counters::default(),
+        }
+    }
+
+    fn add_link(&mut self, pair: Pair, interface: usize, remote: Ipv4Addr) {
+        self.tunnels.insert(remote);
+        self.link_addrs.insert(pair.dst, Some(remote));
+        self.links.insert(pair, interface);
+    }
+
+    fn add_inside(&mut self, local: Ipv4Addr) {
+        self.link_addrs.insert(local, None);
+    }
+
+    /// The interface that a link header from the base tunnel to `tunnel` is for: exact match of the pair, after
+    /// the strong-host rule on the destination.
+    fn demultiplex(&self, tunnel: Ipv4Addr, link: &Ipv4View<'_>) -> Result<usize, Reason> {
+        if let Some(expected) = self.link_addrs.get(&link.dst())
+            && self.strong_host
+            && *expected != Some(tunnel)
+        {
+            return Err(Reason::StrongHost);
+        }
+        if link.protocol() != ipv4::IPIP {
+            return Err(Reason::NotIpip);
+        }
+        let pair = Pair { src: link.src(), dst: link.dst() };
+        self.links.get(&pair).copied().ok_or(Reason::NoLink)
+    }
+}
+
+fn interface(config: &Config, index: usize) -> Interface {
+    let this = &config.interfaces[index];
+    let node_of = |i: &super::config::Interface| config.partitions[i.partition].node;
+    let is_peer = |other: &super::config::Interface| {
+        other.local == this.remote
+            && other.remote == this.local
+            && other.below == this.below
+            && node_of(other) == node_of(this)
+    };
+    let peer = match this.below {
+        Below::Base { .. } => None,
+        Below::Inside | Below::Partition(_) => config.interfaces.iter().position(is_peer),
+    };
+    Interface {
+        node: node_of(this),
+        partition: this.partition,
+        local: this.local,
+        remote: this.remote,
+        below: this.below,
+        peer,
+        device: Device { up: false, mtu: this.mtu as usize },
+    }
+}
+
+/// Checks the header at the front of the frame, checksum included, and cuts what is beyond its total length.
+fn checked(frame: &mut Frame) -> Result<Ipv4View<'_>, Reason> {
+    let total_len = usize::from(Ipv4View::new_checked(frame.packet())?.total_len());
+    frame.truncate(total_len);
+    let view = Ipv4View::new_checked(frame.packet())?;
+    view.verify_checksum()?;
+    Ok(view)
+}
+
+/// Takes the checked header at the front off a packet of protocol 4 that is no fragment; the inner ECN follows
+/// RFC 6040.
+fn decapsulate(frame: &mut Frame, counters: &mut Counters) -> Result<(), Reason> {
+    let outer = Ipv4View::new_checked(frame.packet())?;
+    if outer.protocol() != ipv4::IPIP {
+        return Err(Reason::NotIpip);
+    }
+    if outer.is_fragment() {
+        return Err(Reason::Fragment);
+    }
+    let (header_len, outer_ecn) = (outer.header_len(), outer.ecn());
+    frame.pull(header_len);
+    let mut inner = Ipv4Mut::new_header(frame.packet_mut())?;
+    let ecn = inner.view().ecn();
+    let after = ecn.decapsulate(outer_ecn).ok_or(Reason::EcnCe)?;
+    if after != ecn {
+        inner.set_ecn(after);
+    }
+    counters.count(Count::Decapsulated);
+    Ok(())
+}
+
+/// An address of one node: not 0/8, 127/8, 224/4 or 240/4 (RFC 1122, section 3.2.1.3).
+fn is_unicast(addr: Ipv4Addr) -> bool {
+    !matches!(addr.octets()[0], 0 | 127 | 224..)
+}

@@ -1,0 +1,125 @@
+//! A packet buffer with room in front. Headers go in by pushing and come out by pulling, at the front, without
+//! moving the packet. It never grows: a packet that needs more room is refused.
+
+use std::fmt;
+
+/// Bytes in front of a packet as read: 50 headers.
+pub const HEADROOM: usize = 1000;
+/// The largest IPv4 packet.
+pub const MAX_PACKET: usize = 65535;
+
+/// One packet and its room.
+pub struct Frame {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("headroom", &self.start)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Frame {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { bytes: vec![0; HEADROOM + MAX_PACKET].into_boxed_slice(), start: HEADROOM, end: HEADROOM }
+    }
+
+    /// Empties the frame and gives the room to read a packet into; [`Self::filled`] says how much of it was used.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.start = HEADROOM;
+        self.end = HEADROOM;
+        &mut self.bytes[HEADROOM..]
+    }
+
+    /// The first `len` bytes of [`Self::room`] hold the packet.
+    pub fn filled(&mut self, len: usize) {
+        self.start = HEADROOM;
+        self.end = HEADROOM + len.min(MAX_PACKET);
+    }
+
+    /// Replaces the packet.
+    pub fn copy_from(&mut self, packet: &[u8]) {
+        let len = packet.len().min(MAX_PACKET);
+        self.room()[..len].copy_from_slice(&packet[..len]);
+        self.filled(len);
+    }
+
+    #[must_use]
+    pub fn packet(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub fn packet_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// `len` more bytes at the front, or `None` where there is no room or the packet would exceed [`MAX_PACKET`].
+    #[must_use]
+    pub fn push(&mut self, len: usize) -> Option<&mut [u8]> {
+        if self.len() + len > MAX_PACKET {
+            return None;
+        }
+        self.start = self.start.checked_sub(len)?;
+        Some(&mut self.bytes[self.start..self.start + len])
+    }
+
+    /// Takes `len` bytes off the front, or all there are.
+    pub fn pull(&mut self, len: usize) {
+        self.start = (self.start + len).min(self.end);
+    }
+
+    /// Cuts the packet to `len` bytes where it is longer.
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn push_and_pull_leave_the_packet_in_place() {
+        let mut frame = Frame::new();
+        frame.copy_from(b"packet");
+        frame.push(3).unwrap().copy_from_slice(b"hdr");
+        assert_eq!(frame.packet(), b"hdrpacket");
+        frame.pull(3);
+        frame.truncate(4);
+        assert_eq!(frame.packet(), b"pack");
+        frame.pull(99);
+        assert!(frame.is_empty());
+    }
+
+    #[test]
+    fn no_room_is_refused() {
+        let mut frame = Frame::new();
+        frame.copy_from(b"x");
+        assert!(frame.push(HEADROOM).is_some());
+        assert!(frame.push(1).is_none());
+        frame.filled(MAX_PACKET);
+        assert!(frame.push(1).is_none());
+    }
+}

@@ -1,0 +1,84 @@
+//! TUN devices. A device name goes in, a descriptor that reads and writes bare IP packets comes out. It never
+//! gives a device an address, an MTU or its state. A device belongs to the network namespace of the thread that
+//! opens it.
+#![expect(unsafe_code, reason = "the ioctls of /dev/net/tun")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Longest device name, bytes (`IFNAMSIZ` less the final zero).
+pub const MAX_NAME: usize = libc::IFNAMSIZ - 1;
+
+mod request {
+    nix::ioctl_write_ptr_bad!(set_iff, libc::TUNSETIFF, libc::ifreq);
+    nix::ioctl_write_int_bad!(set_persist, libc::TUNSETPERSIST);
+}
+
+/// Makes a TUN device that stays when its descriptors are closed. Attaching to one that is there is no error.
+///
+/// # Errors
+/// If the name is longer than [`MAX_NAME`] or the kernel refuses.
+pub fn create_persistent(name: &str) -> io::Result<()> {
+    let fd = attach(name)?;
+    // SAFETY: `fd` is a TUN descriptor and the argument is a plain integer.
+    unsafe { request::set_persist(fd.as_raw_fd(), 1) }?;
+    Ok(())
+}
+
+/// Opens a TUN device for one packet per read and write, no packet information in front, non-blocking. The device
+/// is made where it does not exist and then goes away with the descriptor.
+///
+/// # Errors
+/// If the name is longer than [`MAX_NAME`], the device is in use, or the kernel refuses.
+pub fn attach(name: &str) -> io::Result<OwnedFd> {
+    let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let ifreq = named(name)?;
+    // SAFETY: `ifreq` is a valid interface request that lives through the call.
+    unsafe { request::set_iff(file.as_raw_fd(), &raw const ifreq) }?;
+    Ok(file.into())
+}
+
+fn named(name: &str) -> io::Result<libc::ifreq> {
+    if name.len() > MAX_NAME || name.is_empty() || name.contains('%') {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no device name: {name:?}")));
+    }
+    // SAFETY: an interface request is integers and unions of integers, valid when all zero.
+    let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI;
+    ifreq.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
+    Ok(ifreq)
+}
+
+/// Reads one packet.
+///
+/// # Errors
+/// `WouldBlock` where there is none.
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::unistd::read(fd, buffer)?)
+}
+
+/// Writes one packet: it arrives at the device.
+///
+/// # Errors
+/// `EIO` where the device is down.
+pub fn write(fd: BorrowedFd<'_>, packet: &[u8]) -> io::Result<()> {
+    nix::unistd::write(fd, packet)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for name in ["", "0123456789abcdef", "tun%d"] {
+            assert_eq!(attach(name).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}
