@@ -79,8 +79,8 @@ fn drain(
         let Some(neighbour) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
             continue;
         };
-        let Some((headers, icmp)) = wire::parse_stack(frame.bytes) else { continue };
-        if mark.is_request(&icmp, number) {
+        let Some((headers, echo)) = wire::parse_request(frame.bytes) else { continue };
+        if mark.is_probe(&echo, number) {
             let stack = headers.iter().map(|h| (h.src, h.dst)).collect();
             rows.push(Row { inward: !frame.outgoing, neighbour, stack });
         }

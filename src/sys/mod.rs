@@ -2,7 +2,6 @@
 //! descriptors or `io::Result` come out. It never decides anything.
 
 pub mod limits;
-pub mod open_files;
 pub mod packet_socket;
 pub mod socket;
 pub mod tun;

@@ -12,6 +12,8 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
+use super::socket::set_buffers;
+
 /// Queues grow to this many bytes under a burst, whatever `net.core.rmem_max` and `wmem_max` say.
 const QUEUE_BYTES: usize = 8 << 20;
 /// `ICMP_FILTER` of linux/icmp.h, at level `SOL_RAW`: a bit set in the mask keeps that ICMP type away.
@@ -126,7 +128,7 @@ impl Capture {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             SockProtocol::EthAll,
         )?;
-        enlarge(&fd);
+        set_buffers(fd.as_fd(), QUEUE_BYTES)?;
         Ok(Self(fd))
     }
 
@@ -155,16 +157,8 @@ impl AsFd for Capture {
 fn raw(protocol: SockProtocol) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Inet, SockType::Raw, flags, protocol)?;
-    enlarge(&fd);
+    set_buffers(fd.as_fd(), QUEUE_BYTES)?;
     Ok(fd)
-}
-
-/// Longer queues where the caller may have them; shorter ones only lose packets earlier.
-fn enlarge(fd: &OwnedFd) {
-    let receive = setsockopt(fd, sockopt::RcvBufForce, &QUEUE_BYTES);
-    let _ = receive.or_else(|_| setsockopt(fd, sockopt::RcvBuf, &QUEUE_BYTES));
-    let send = setsockopt(fd, sockopt::SndBufForce, &QUEUE_BYTES);
-    let _ = send.or_else(|_| setsockopt(fd, sockopt::SndBuf, &QUEUE_BYTES));
 }
 
 fn send(fd: &OwnedFd, to: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
