@@ -3,10 +3,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::Report;
 
 /// What went wrong, as far as the caller has to tell cases apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A test failed, drift was found, or a checked file has errors.
     Failed,
@@ -96,6 +98,12 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What was being done, without causes and hint.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
     }
 
     #[must_use]

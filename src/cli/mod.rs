@@ -1,9 +1,152 @@
-//! The command line: the only code that parses arguments, prints, and chooses exit codes.
+//! The command line: the only code that parses arguments, prints, and chooses exit codes. Arguments go in, an exit
+//! code comes out. It never touches the kernel itself.
+
+mod check;
+mod doctor;
+mod down;
+mod exec;
+mod internal;
+mod machine;
+mod measure;
+mod node;
+mod output;
+mod plan;
+mod status;
+mod table;
+mod test;
+mod up;
 
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Kind, Result};
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const BUG: u8 = 70;
+
+/// Virtual Internets on one Linux machine.
+///
+/// One file describes a base network and the Virtual Internets stacked on it; `vilab up` builds it out of network
+/// namespaces and IP-in-IP tunnels, and checks that it works.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vilab",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  vilab up lab.yaml && vilab exec blue/a -- ping c"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build a lab and check that it works
+    #[command(visible_alias = "deploy")]
+    Up(up::Args),
+    /// Take a lab down, without a trace
+    #[command(visible_alias = "destroy")]
+    Down(down::Args),
+    /// Run a command in a node
+    Exec(exec::ExecArgs),
+    /// Open a shell in a node
+    #[command(visible_alias = "connect")]
+    Shell(exec::ShellArgs),
+    /// Show what is up: nodes, links, addresses, roles, counters
+    #[command(visible_aliases = ["ps", "inspect"])]
+    Status(status::Args),
+    /// Run the tests of a lab file
+    Test(test::Args),
+    /// Check a lab file
+    Check(check::Args),
+    /// Print what `up` would do, as ip, tc, nft and sysctl commands
+    Plan(plan::Args),
+    /// Tell what this machine can carry, and how to get what is missing
+    Doctor(doctor::Args),
+    #[command(flatten)]
+    Internal(internal::Command),
+}
 
 /// Runs the command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    report_bugs();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let code = u8::try_from(e.exit_code()).unwrap_or(USAGE);
+            // Help that cannot be written has no reader.
+            let _unread = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = run(cli.command);
+    ExitCode::from(result.unwrap_or_else(|e| {
+        output::error(&e);
+        code(&e)
+    }))
+}
+
+fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Up(args) => up::run(&args),
+        Command::Down(args) => down::run(&args),
+        Command::Exec(args) => exec::exec(&args),
+        Command::Shell(args) => exec::shell(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Internal(command) => internal::run(command),
+    }
+}
+
+fn code(e: &Error) -> u8 {
+    match e.kind() {
+        Kind::Failed => FAILED,
+        Kind::Usage => USAGE,
+        Kind::LabFile => 3,
+        Kind::Environment => 4,
+        Kind::Kernel => 5,
+        Kind::Bug => BUG,
+    }
+}
+
+/// A panic is a bug: it says so and ends with its exit code.
+fn report_bugs() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        usual(info);
+        output::note("this is a bug in vilab: please report it with the lines above");
+        std::process::exit(i32::from(BUG));
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_subcommand_shows_an_example() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands().filter(|c| !c.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn exec_takes_the_commands_own_flags_without_dashes() {
+        let cli = Cli::try_parse_from(["vilab", "exec", "a", "ping", "-c", "1", "b"]).unwrap();
+        let Command::Exec(args) = cli.command else { panic!("exec") };
+        assert_eq!(args.command, ["ping", "-c", "1", "b"]);
+    }
 }

@@ -1,7 +1,50 @@
-//! The running lab: its init process, its namespaces, its state, and how a node is entered.
+//! The running lab: its init process, its namespaces, its state, and how a node is entered. A [`Job`] goes in; a
+//! process tree that is the whole lab comes to be. It never creates anything in the host's namespaces but a state
+//! directory and two processes, the watcher and init.
+//!
+//! ```text
+//! up ── watcher ── init (PID 1 of the lab) ── fast path
+//!         │          └─ network namespaces, devices, mounts
+//!         └─ state directory, locked while it lives
+//! ```
+//!
+//! Each of the three may be killed at any moment: the watcher kills init when `up` goes away before it commits;
+//! init dies with the watcher (PR_SET_PDEATHSIG); all namespaces die with init; the watcher removes the state
+//! directory when init has died; and what a killed watcher leaves there, whose lock is free, the next command
+//! removes.
 
+mod dir;
+pub mod engine;
+mod enter;
 mod file;
+pub mod init;
+pub mod message;
+pub mod mounts;
 pub mod namespaces;
+mod running;
+mod start;
+mod state;
+pub mod user;
+pub mod watcher;
 
+use std::path::{Path, PathBuf};
+
+pub use enter::run_in;
 pub use file::load;
+pub use message::Message;
 pub use namespaces::Namespaces;
+pub use running::{Running, clear, end, names};
+pub use start::{Starting, WATCHER};
+pub use state::{Job, State};
+
+fn namespaces_dir(path: &Path) -> PathBuf {
+    path.join(dir::NAMESPACES)
+}
+
+fn hosts_dir(path: &Path) -> PathBuf {
+    path.join(dir::HOSTS)
+}
+
+fn control_socket(path: &Path) -> PathBuf {
+    path.join(dir::CONTROL)
+}

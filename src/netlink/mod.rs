@@ -1,3 +1,9 @@
-//! Every request to the kernel over netlink.
+//! Every request to the kernel's routing netlink. Typed messages go in, many at a time; an index and the kernel's
+//! own words come out when one is refused. It never chooses what to create: [`crate::plan`] does.
 
 pub mod monitor;
+pub mod request;
+pub mod socket;
+
+pub use request::Request;
+pub use socket::{Refusal, Socket};

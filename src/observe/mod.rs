@@ -6,6 +6,7 @@ mod actions;
 mod arrival;
 mod counters;
 mod devices;
+pub mod doctor;
 mod headers;
 mod inject;
 mod isolated;

@@ -1,7 +1,9 @@
 //! The only unsafe code: one system call, one SAFETY sentence, one owner. Typed arguments go in, owned
 //! descriptors or `io::Result` come out. It never decides anything.
 
+pub mod child;
 pub mod limits;
 pub mod packet_socket;
+pub mod pidfd;
 pub mod socket;
 pub mod tun;

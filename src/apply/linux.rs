@@ -1,0 +1,276 @@
+//! The kernel itself. Batches go in, namespaces, devices, addresses and routes come to be. It never leaves the
+//! calling thread in another namespace: what must happen inside one happens on a thread that ends.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::Command;
+use std::thread;
+
+use netns_rs::NetNs;
+use nix::sched::{CloneFlags, unshare};
+
+use super::{Kernel, cannot};
+use crate::error::{Context, Error, Kind, Result};
+use crate::lab::Namespaces;
+use crate::netlink::request::{NextHop, VethEnd};
+use crate::netlink::{Refusal, Request, Socket};
+use crate::plan::{Hop, Op};
+use crate::process;
+
+/// Index of `lo` in every namespace (LOOPBACK_IFINDEX in Linux).
+const LO: u32 = 1;
+/// Lab devices are numbered from here, once in the whole lab, so that none changes its index by moving.
+const FIRST_INDEX: u32 = 10;
+
+/// A namespace that has been made: its file and the one socket that configures it.
+#[derive(Debug)]
+struct Netns {
+    file: File,
+    socket: Socket,
+}
+
+/// The running kernel.
+#[derive(Debug)]
+pub struct Linux {
+    namespaces: Namespaces,
+    /// In the caller's namespace: where requests are sent that concern two others.
+    here: Socket,
+    open: BTreeMap<String, Netns>,
+    /// Interface index of each device, by namespace and name.
+    devices: BTreeMap<String, BTreeMap<String, u32>>,
+    next_index: u32,
+}
+
+impl Linux {
+    /// # Errors
+    /// If the kernel refuses a netlink socket.
+    pub fn new(namespaces: Namespaces) -> Result<Self> {
+        // Two descriptors a namespace; where the limit cannot be raised, opening one will say so.
+        let _kept = crate::sys::limits::raise_open_files();
+        let here = Socket::open().doing(Kind::Environment, || "cannot open a netlink socket".into())?;
+        let (open, devices) = Default::default();
+        Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX })
+    }
+
+    fn number(&mut self, ns: &str, dev: &str) -> u32 {
+        let index = self.next_index;
+        self.next_index += 1;
+        self.record(ns, dev, index);
+        index
+    }
+
+    fn record(&mut self, ns: &str, dev: &str, index: u32) {
+        self.devices.entry(ns.to_owned()).or_default().insert(dev.to_owned(), index);
+    }
+
+    fn index(&self, ns: &str, dev: &str) -> Result<u32> {
+        if dev == "lo" {
+            return Ok(LO);
+        }
+        self.devices
+            .get(ns)
+            .and_then(|devices| devices.get(dev))
+            .copied()
+            .ok_or_else(|| Error::bug(format!("the plan uses {dev} in {ns} before it makes it")))
+    }
+
+    fn file(&self, ns: &str) -> Result<&File> {
+        self.open.get(ns).map(|n| &n.file).ok_or_else(|| unmade(ns))
+    }
+
+    fn request(&mut self, ns: &str, op: &Op) -> Result<Request> {
+        match op {
+            Op::AddIpip { dev, local, remote, .. } => {
+                Ok(Request::add_ipip(dev, self.number(ns, dev), *local, *remote))
+            }
+            Op::MoveLink { dev, to, name, .. } => {
+                let index = self.index(ns, dev)?;
+                if let Some(devices) = self.devices.get_mut(ns) {
+                    devices.remove(dev);
+                }
+                self.record(to, name, index);
+                Ok(Request::move_link(index, self.file(to)?, name))
+            }
+            Op::AddAddr { dev, addr, prefix_route, .. } => {
+                Ok(Request::add_addr(self.index(ns, dev)?, *addr, *prefix_route))
+            }
+            Op::SetUp { dev, mtu, .. } => Ok(Request::configure(self.index(ns, dev)?, *mtu)),
+            Op::AddBreak { dev, delay_us, .. } => Ok(Request::add_netem(self.index(ns, dev)?, *delay_us)),
+            Op::AddRoute { prefix, hops, src, .. } => {
+                let hops = hops.iter().map(|h| self.next_hop(ns, h)).collect::<Result<Vec<_>>>()?;
+                Ok(Request::add_route(*prefix, &hops, *src))
+            }
+            Op::AddNetns { .. }
+            | Op::SetSysctl { .. }
+            | Op::AddVeth { .. }
+            | Op::AddTun { .. }
+            | Op::AddRuleset { .. } => Err(Error::bug(format!("not a netlink operation: {op:?}"))),
+        }
+    }
+
+    fn next_hop(&self, ns: &str, hop: &Hop) -> Result<NextHop> {
+        Ok(NextHop { via: hop.via, index: self.index(ns, &hop.dev)? })
+    }
+
+    /// The second end of each veth, which the request that makes it cannot set up.
+    fn set_peers_up(&mut self, ops: &[&Op]) -> Result<()> {
+        let mut lanes: BTreeMap<&str, Vec<(&Op, u32)>> = BTreeMap::new();
+        for op in ops {
+            if let Op::AddVeth { b: (ns, dev), .. } = op {
+                lanes.entry(ns).or_default().push((op, self.index(ns, dev)?));
+            }
+        }
+        for (ns, peers) in lanes {
+            let requests = peers.iter().map(|(_, index)| Request::up(*index));
+            let socket = &mut self.open.get_mut(ns).ok_or_else(|| unmade(ns))?.socket;
+            socket.execute(requests).map_err(|refusal| refused(peers[refusal.index].0, &refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `f` for each namespace, inside it, all on one thread.
+    fn visit<'a, T: Send>(
+        &self,
+        by_ns: &BTreeMap<&'a str, Vec<&'a Op>>,
+        f: impl Fn(&'a Op) -> Result<T> + Sync,
+    ) -> Result<Vec<(&'a Op, T)>> {
+        let visit_all = || {
+            let mut results = Vec::new();
+            for (ns, ops) in by_ns {
+                enter(&self.namespaces, ns)?;
+                for op in ops {
+                    results.push((*op, f(op)?));
+                }
+            }
+            Ok(results)
+        };
+        on_a_thread(visit_all)
+    }
+}
+
+impl Kernel for Linux {
+    fn add_netns(&mut self, names: &[&str]) -> Result<()> {
+        let namespaces = &self.namespaces;
+        let made = on_a_thread(|| names.iter().map(|name| make_netns(namespaces, name)).collect())?;
+        let made: Vec<Netns> = made;
+        self.open.extend(names.iter().map(|n| (*n).to_owned()).zip(made));
+        Ok(())
+    }
+
+    fn add_veths(&mut self, ops: &[&Op]) -> Result<()> {
+        let mut requests = Vec::with_capacity(ops.len());
+        for op in ops {
+            let Op::AddVeth { a, b, mtu } = op else {
+                return Err(Error::bug(format!("not a veth: {op:?}")));
+            };
+            let (index_a, index_b) = (self.number(&a.0, &a.1), self.number(&b.0, &b.1));
+            let a = VethEnd { netns: self.file(&a.0)?, dev: &a.1, index: index_a };
+            let b = VethEnd { netns: self.file(&b.0)?, dev: &b.1, index: index_b };
+            requests.push(Request::add_veth(&a, &b, *mtu));
+        }
+        self.here.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))?;
+        self.set_peers_up(ops)
+    }
+
+    fn configure(&mut self, ns: &str, ops: &[&Op]) -> Result<()> {
+        let requests = ops.iter().map(|op| self.request(ns, op)).collect::<Result<Vec<_>>>()?;
+        let socket = &mut self.open.get_mut(ns).ok_or_else(|| unmade(ns))?.socket;
+        socket.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))
+    }
+
+    fn set_sysctls(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
+        self.visit(by_ns, |op| match op {
+            Op::SetSysctl { key, value, .. } => {
+                std::fs::write(format!("/proc/sys/{key}"), value).map_err(|e| cannot(op).because(e))
+            }
+            _ => Err(Error::bug(format!("not a sysctl: {op:?}"))),
+        })?;
+        Ok(())
+    }
+
+    fn add_tuns(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
+        let made = self.visit(by_ns, |op| match op {
+            Op::AddTun { dev, .. } => {
+                crate::sys::tun::create_persistent(dev).map_err(|e| cannot(op).because(e))?;
+                nix::net::if_::if_nametoindex(dev.as_str()).map_err(|e| cannot(op).because(e))
+            }
+            _ => Err(Error::bug(format!("not a TUN device: {op:?}"))),
+        })?;
+        for (op, index) in made {
+            if let Op::AddTun { ns, dev } = op {
+                self.record(ns, dev, index);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_rulesets(&mut self, ops: &[&Op]) -> Result<()> {
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
+        let namespaces = &self.namespaces;
+        thread::scope(|scope| {
+            let share = ops.len().div_ceil(threads).max(1);
+            let workers: Vec<_> = ops
+                .chunks(share)
+                .map(|ops| scope.spawn(|| ops.iter().try_for_each(|op| load_ruleset(namespaces, op))))
+                .collect();
+            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+        })
+    }
+}
+
+fn load_ruleset(namespaces: &Namespaces, op: &Op) -> Result<()> {
+    let Op::AddRuleset { ns, text } = op else {
+        return Err(Error::bug(format!("not a ruleset: {op:?}")));
+    };
+    enter(namespaces, ns)?;
+    process::feed(Command::new("nft").args(["-f", "-"]), text)
+        .map(drop)
+        .map_err(|e| e.context(cannot(op).to_string()))
+}
+
+/// Puts the calling thread into a namespace of its own, names it and opens its socket. `lo` is up.
+fn make_netns(namespaces: &Namespaces, name: &str) -> Result<Netns> {
+    let fail = |e: &dyn std::fmt::Display| Error::kernel(format!("cannot make namespace {name}")).because(e);
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| fail(&e))?;
+    let path = namespaces.path(name);
+    File::create_new(&path).map_err(|e| fail(&e))?;
+    crate::lab::mounts::bind("/proc/thread-self/ns/net", &path).map_err(|e| fail(&e))?;
+    let file = File::open(&path).map_err(|e| fail(&e))?;
+    let mut socket = Socket::open().map_err(|e| fail(&e))?;
+    socket.execute([Request::up(LO)]).map_err(|e| fail(&e))?;
+    Ok(Netns { file, socket })
+}
+
+fn enter(namespaces: &Namespaces, ns: &str) -> Result<()> {
+    NetNs::get_from_env(ns, namespaces.clone())
+        .and_then(|netns| netns.enter())
+        .doing(Kind::Kernel, || format!("cannot enter namespace {ns}"))
+}
+
+fn on_a_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| scope.spawn(f).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+fn refused(op: &Op, refusal: &Refusal) -> Error {
+    let error = cannot(op).because(format!("netlink {}: {refusal}", message_name(op)));
+    match &refusal.text {
+        Some(text) => error.because(format!("kernel: {text}")),
+        None => error,
+    }
+}
+
+/// The rtnetlink(7) message of an operation.
+fn message_name(op: &Op) -> &'static str {
+    match op {
+        Op::AddVeth { .. } | Op::AddIpip { .. } => "RTM_NEWLINK",
+        Op::MoveLink { .. } | Op::SetUp { .. } => "RTM_SETLINK",
+        Op::AddAddr { .. } => "RTM_NEWADDR",
+        Op::AddBreak { .. } => "RTM_NEWQDISC",
+        Op::AddRoute { .. } => "RTM_NEWROUTE",
+        Op::AddNetns { .. } | Op::SetSysctl { .. } | Op::AddTun { .. } | Op::AddRuleset { .. } => "request",
+    }
+}
+
+fn unmade(ns: &str) -> Error {
+    Error::bug(format!("the plan uses namespace {ns} before it makes it"))
+}

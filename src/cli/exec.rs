@@ -1,0 +1,70 @@
+//! `vilab exec` and `vilab shell`. A node and a command go in; the command's exit status comes out. They never use a
+//! shell that was not asked for.
+
+use std::ffi::OsString;
+
+use super::{node, output};
+use crate::error::Result;
+use crate::lab::{self, Running};
+use crate::model::NodeId;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  vilab exec blue/a ping -c 3 c\n  vilab exec -l first X -- tcpdump -ni any ip proto 4"
+)]
+pub(super) struct ExecArgs {
+    /// The lab; may be left out when only one is up
+    #[arg(short, long, env = "VILAB_LAB")]
+    lab: Option<String>,
+    /// base/X or VI/node; X where no other node of the lab is called so
+    node: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  vilab shell blue/a")]
+pub(super) struct ShellArgs {
+    /// The lab; may be left out when only one is up
+    #[arg(short, long, env = "VILAB_LAB")]
+    lab: Option<String>,
+    /// base/X or VI/node; X where no other node of the lab is called so
+    node: String,
+}
+
+pub(super) fn exec(args: &ExecArgs) -> Result<u8> {
+    let lab = Running::open_or_only(args.lab.as_deref())?;
+    let node = node::find(&lab.state().lab, &args.node)?;
+    run(&lab, node, &args.command, Vec::new())
+}
+
+pub(super) fn shell(args: &ShellArgs) -> Result<u8> {
+    let lab = Running::open_or_only(args.lab.as_deref())?;
+    let node = node::find(&lab.state().lab, &args.node)?;
+    let shell = std::env::var_os("SHELL").filter(|s| !s.is_empty()).unwrap_or_else(|| "sh".into());
+    let prompt = format!("{}:{}", lab.name(), lab.state().lab.full_name(node));
+    let (command, vars) = interactive(&shell, &prompt);
+    run(&lab, node, &command, vars)
+}
+
+/// The shell with a prompt that names the node: bash reads it from PROMPT_COMMAND, after its start files; others
+/// take PS1 from the environment.
+fn interactive(shell: &OsString, prompt: &str) -> (Vec<OsString>, Vec<(&'static str, String)>) {
+    let mut vars = vec![("PS1", format!("[{prompt}] $ "))];
+    if shell.to_string_lossy().ends_with("bash") {
+        vars.push(("PROMPT_COMMAND", format!("PS1='[{prompt}] \\w\\$ '")));
+    }
+    (vec![shell.clone(), "-i".into()], vars)
+}
+
+fn run(
+    lab: &Running,
+    node: NodeId,
+    command: &[OsString],
+    mut vars: Vec<(&'static str, String)>,
+) -> Result<u8> {
+    vars.push(("VILAB_LAB", lab.name().to_owned()));
+    vars.push(("VILAB_NODE", lab.state().lab.full_name(node)));
+    lab::run_in(lab, node, command, &vars, &mut output::error)
+}

@@ -1,0 +1,36 @@
+//! The processes a lab is made of. Their arguments go in; they run until the lab ends. They never print: the lab
+//! talks to `up` over its own socket.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::{DONE, machine, measure};
+use crate::error::Result;
+use crate::lab;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Attends a lab from outside: started by up
+    #[command(name = lab::WATCHER, hide = true)]
+    Watcher { base: PathBuf, lab: String },
+    /// PID 1 of a lab: started by its watcher
+    #[command(name = lab::watcher::INIT, hide = true)]
+    Init { dir: PathBuf, watcher: i32 },
+    /// The fast path of a lab: started by its init
+    #[command(name = lab::init::ENGINE, hide = true)]
+    Engine { dir: PathBuf },
+    /// What namespaces of an unprivileged user can do: started by up and doctor
+    #[command(name = machine::PROBE, hide = true)]
+    Probe { what: machine::Probe },
+}
+
+pub(super) fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Watcher { base, lab } => lab::watcher::run(&base, &lab)?,
+        Command::Init { dir, watcher } => lab::init::run(&dir, watcher, &measure::verify)?,
+        Command::Engine { dir } => lab::engine::run(&dir)?,
+        Command::Probe { what } => machine::probe(what)?,
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,34 @@
+//! Printing. Text and values go in; they come out on standard error for people, on standard output where they are
+//! what was asked for. A reader that is gone is no failure.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// An error with its causes and hint, the errors of a lab file underlined in its text.
+pub(super) fn error(e: &Error) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    match e.report() {
+        Some(report) => note(&format!("{}\nerror: {}", report.render(colour).trim_end(), e.what())),
+        None => note(&format!("error: {e}")),
+    }
+}
+
+/// A line for people.
+pub(super) fn note(text: &str) {
+    let _unread = writeln!(io::stderr(), "{text}");
+}
+
+/// A line of what was asked for.
+pub(super) fn line(text: &str) {
+    let _unread = writeln!(io::stdout(), "{text}");
+}
+
+/// One JSON value, alone on standard output.
+pub(super) fn json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).doing(Kind::Bug, || "cannot write JSON".into())?;
+    line(&text);
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! `vilab plan`. A lab file goes in; the operations of `up` come out as ip, tc, nft and sysctl lines. It never
+//! changes anything.
+
+use std::path::PathBuf;
+
+use super::{DONE, output, up};
+use crate::error::Result;
+use crate::lab;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  vilab plan lab.yaml")]
+pub(super) struct Args {
+    /// The lab file
+    file: PathBuf,
+    #[command(flatten)]
+    dataplane: up::DataplaneArg,
+    /// Print the plan as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<u8> {
+    let mut lab = lab::load(&args.file)?;
+    args.dataplane.apply(&mut lab);
+    let plan = up::plan(&lab)?;
+    if args.json {
+        output::json(&serde_json::json!({ "schema": "vilab.plan/1", "plan": plan }))?;
+        return Ok(DONE);
+    }
+    output::line(&format!("# {}", plan.why));
+    for stage in &plan.stages {
+        output::line(&format!("\n# {}", stage.name));
+        stage.ops.iter().for_each(|op| output::line(&op.to_string()));
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,272 @@
+//! `vilab up`. A lab file goes in; a running, verified lab and a table of it come out. When it fails, or is
+//! interrupted, nothing is left.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde_json::json;
+
+use super::table::table;
+use super::{DONE, machine, output};
+use crate::apply::{Progress, Timings};
+use crate::error::{Context, Error, Kind, Result};
+use crate::lab::{self, Job, Message, Starting};
+use crate::model::{DataplaneChoice, Lab, NodeId};
+use crate::plan::Plan;
+use crate::routing::Rib;
+
+/// Exit codes of shells for a command ended by signal n.
+const BY_SIGNAL: u8 = 128;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  vilab up lab.yaml")]
+pub(super) struct Args {
+    /// The lab file
+    file: PathBuf,
+    #[command(flatten)]
+    dataplane: DataplaneArg,
+    /// Print the lab as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DataplaneArg {
+    /// What carries the virtual links, instead of what the file says
+    #[arg(long, value_enum, env = "VILAB_DATAPLANE")]
+    dataplane: Option<Choice>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Choice {
+    Auto,
+    Kernel,
+    Fastpath,
+}
+
+impl DataplaneArg {
+    pub(super) fn apply(&self, lab: &mut Lab) {
+        let Some(choice) = self.dataplane else { return };
+        lab.dataplane = match choice {
+            Choice::Auto => DataplaneChoice::Auto,
+            Choice::Kernel => DataplaneChoice::Kernel,
+            Choice::Fastpath => DataplaneChoice::Fastpath,
+        };
+        for network in &mut lab.networks {
+            network.nodes.iter_mut().for_each(|n| n.dataplane = DataplaneChoice::Auto);
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<u8> {
+    let mut lab = lab::load(&args.file)?;
+    args.dataplane.apply(&mut lab);
+    let plan = plan(&lab)?;
+    let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
+    match start(&Job { file, lab, plan })? {
+        Started::Up(job, timings) => {
+            report(&job, &timings, args)?;
+            Ok(DONE)
+        }
+        Started::Interrupted(signal) => Ok(BY_SIGNAL + signal),
+    }
+}
+
+/// The plan for this machine.
+pub(super) fn plan(lab: &Lab) -> Result<Plan> {
+    let rib = Rib::compute(lab);
+    crate::plan::build(lab, &rib, &machine::machine()?)
+}
+
+enum Started<'a> {
+    Up(&'a Job, Timings),
+    Interrupted(u8),
+}
+
+/// Starts a lab, commits it when it is ready, and leaves nothing when it is not.
+fn start(job: &Job) -> Result<Started<'_>> {
+    let signals = interruptions().doing(Kind::Environment, || "cannot prepare for signals".into())?;
+    let mut starting = Starting::begin(job)?;
+    let mut display = Display::new();
+    let outcome = follow(&mut starting, &signals, &mut display);
+    display.finish();
+    match outcome {
+        Ok(Followed::Ready(timings)) => {
+            starting.commit()?;
+            Ok(Started::Up(job, timings))
+        }
+        Ok(Followed::Interrupted(signal)) => {
+            starting.abandon();
+            output::note("interrupted; nothing is left");
+            Ok(Started::Interrupted(signal))
+        }
+        Err(e) => {
+            starting.abandon();
+            Err(e)
+        }
+    }
+}
+
+enum Followed {
+    Ready(Timings),
+    Interrupted(u8),
+}
+
+fn follow(starting: &mut Starting, signals: &SignalFd, display: &mut Display) -> Result<Followed> {
+    loop {
+        if let Some(signal) = wait(starting, signals).doing(Kind::Bug, || "cannot wait for the lab".into())? {
+            return Ok(Followed::Interrupted(signal));
+        }
+        match starting.next()? {
+            Message::Progress(progress) => display.show(&progress),
+            Message::Ready(timings) => return Ok(Followed::Ready(timings)),
+            Message::Failed(failure) => return Err(Error::from(failure)),
+        }
+    }
+}
+
+fn interruptions() -> nix::Result<SignalFd> {
+    let set: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Waits for a message; the number of the signal that came instead.
+fn wait(starting: &Starting, signals: &SignalFd) -> nix::Result<Option<u8>> {
+    loop {
+        if let Some(info) = signals.read_signal()? {
+            return Ok(Some(u8::try_from(info.ssi_signo).unwrap_or(u8::MAX - BY_SIGNAL)));
+        }
+        if starting.buffered() {
+            return Ok(None);
+        }
+        let mut fds = [
+            PollFd::new(starting.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut fds, PollTimeout::NONE)?;
+        if fds[0].any().unwrap_or(true) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Progress on a terminal as bars, elsewhere as a line a stage.
+#[derive(Debug)]
+struct Display {
+    terminal: bool,
+    bar: Option<(String, ProgressBar)>,
+}
+
+impl Display {
+    fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal(), bar: None }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        if !self.terminal {
+            if progress.done == progress.total {
+                output::note(&format!("{}: {}", progress.stage, progress.total));
+            }
+            return;
+        }
+        if self.bar.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+            self.finish();
+            self.bar = Some((progress.stage.clone(), bar(progress)));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_position(progress.done as u64);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(progress: &Progress) -> ProgressBar {
+    let bar = ProgressBar::new(progress.total as u64);
+    let style = ProgressStyle::with_template("{msg:20} {bar:30} {pos}/{len} {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(progress.stage.clone());
+    bar
+}
+
+fn report(job: &Job, timings: &Timings, args: &Args) -> Result<()> {
+    if args.json {
+        return output::json(&json!({
+            "schema": "vilab.up/1",
+            "lab": job.lab.name,
+            "dataplanes": dataplanes(&job.lab, &job.plan),
+            "why": job.plan.why,
+            "nodes": job.lab.nodes().map(|n| node_json(&job.lab, n.id)).collect::<Vec<_>>(),
+            "timings": timings,
+        }));
+    }
+    let rows: Vec<_> = job.lab.nodes().map(|n| node_row(&job.lab, &job.plan, n.id)).collect();
+    let titles = ["network", "node", "address", "mtu", "base node", "dataplane"];
+    table(&titles, &rows).iter().for_each(|line| output::note(line));
+    output::note(&format!("\n{}", times(timings)));
+    output::note(&format!("lab {} is up: {}", job.lab.name, job.plan.why));
+    Ok(())
+}
+
+fn dataplanes<'a>(lab: &'a Lab, plan: &'a Plan) -> BTreeMap<&'a str, crate::model::Dataplane> {
+    lab.base().nodes.iter().map(|n| n.name.as_str()).zip(plan.dataplanes.iter().copied()).collect()
+}
+
+fn node_json(lab: &Lab, id: NodeId) -> serde_json::Value {
+    let node = lab.node(id);
+    json!({
+        "name": lab.full_name(id),
+        "address": lab.address(id),
+        "mtu": mtu(lab, id),
+        "base": lab.node(node.base).name,
+        "role": node.role,
+    })
+}
+
+fn node_row(lab: &Lab, plan: &Plan, id: NodeId) -> Vec<String> {
+    let node = lab.node(id);
+    let dataplane = plan.dataplanes.get(node.base.index).map_or("", |d| name(*d));
+    vec![
+        lab.net(id.net).name.clone(),
+        node.name.clone(),
+        lab.address(id).map(|a| a.to_string()).unwrap_or_default(),
+        mtu(lab, id).map(|m| m.to_string()).unwrap_or_default(),
+        lab.node(node.base).name.clone(),
+        dataplane.to_owned(),
+    ]
+}
+
+/// The smallest of its interfaces.
+pub(super) fn mtu(lab: &Lab, id: NodeId) -> Option<u32> {
+    lab.node(id).ends.iter().map(|e| lab.link(e.link).mtu).min()
+}
+
+pub(super) fn name(dataplane: crate::model::Dataplane) -> &'static str {
+    match dataplane {
+        crate::model::Dataplane::Kernel => "kernel",
+        crate::model::Dataplane::Fastpath => "fastpath",
+    }
+}
+
+fn times(timings: &Timings) -> String {
+    let total: f64 = timings.iter().map(|t| t.ms).sum();
+    let stages: Vec<String> = timings.iter().map(|t| format!("{} {}", t.stage, time(t.ms))).collect();
+    format!("{} in {}", stages.join(", "), time(total))
+}
+
+fn time(ms: f64) -> String {
+    let time = Duration::from_secs_f64(ms / 1000.0);
+    if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.2} s", time.as_secs_f64()) }
+}

@@ -1,0 +1,249 @@
+//! Labs that are up. A name, or nothing, goes in; their state, namespaces and end come out. It never needs the lab
+//! file, and it clears away what labs left that were killed together with their watcher.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use super::Namespaces;
+use super::dir::{self, Holder};
+use super::state::State;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::pidfd;
+
+/// How long the kernel may take to end a lab.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A lab that is up.
+#[derive(Debug)]
+pub struct Running {
+    dir: PathBuf,
+    state: State,
+    init: OwnedFd,
+    watcher: OwnedFd,
+}
+
+impl Running {
+    /// The lab called `name`.
+    ///
+    /// # Errors
+    /// If there is none, naming those there are.
+    pub fn open(name: &str) -> Result<Self> {
+        match find(&dir::base()?, name)? {
+            Found::Up(running) => Ok(*running),
+            Found::Starting(_) => Err(Error::usage(format!("lab {name} is still coming up"))),
+            Found::Nothing => Err(unknown(name, &names()?)),
+        }
+    }
+
+    /// The lab called `name`, or without a name the only one.
+    ///
+    /// # Errors
+    /// If there is none, or several.
+    pub fn open_or_only(name: Option<&str>) -> Result<Self> {
+        name.map_or_else(Self::only, Self::open)
+    }
+
+    /// The only lab.
+    ///
+    /// # Errors
+    /// If there is none, or several.
+    pub fn only() -> Result<Self> {
+        let mut labs = Self::list()?;
+        match (labs.pop(), labs.is_empty()) {
+            (Some(lab), true) => Ok(lab),
+            (Some(last), false) => {
+                let mut names: Vec<_> = labs.iter().map(Self::name).collect();
+                names.push(last.name());
+                Err(Error::usage("several labs are up").hint(format!("name one: {}", names.join(", "))))
+            }
+            (None, _) => Err(Error::usage("no lab is up").hint("bring one up: vilab up FILE")),
+        }
+    }
+
+    /// All labs that are up, by name.
+    ///
+    /// # Errors
+    /// If the state directory cannot be read.
+    pub fn list() -> Result<Vec<Self>> {
+        let base = dir::base()?;
+        let mut labs = Vec::new();
+        for name in names()? {
+            if let Found::Up(running) = find(&base, &name)? {
+                labs.push(*running);
+            }
+        }
+        Ok(labs)
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.state.lab.name
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its namespaces, as seen from outside the lab.
+    #[must_use]
+    pub fn namespaces(&self) -> Namespaces {
+        let inside = super::namespaces_dir(&self.dir);
+        let inside = inside.strip_prefix("/").unwrap_or(&inside);
+        Namespaces::at(PathBuf::from(format!("/proc/{}/root", self.state.init)).join(inside))
+    }
+
+    /// Where the fast path listens, if a base node of the lab uses it.
+    #[must_use]
+    pub fn fastpath_control(&self) -> Option<PathBuf> {
+        super::engine::config_file(&self.dir).exists().then(|| super::control_socket(&self.dir))
+    }
+
+    /// Joins the lab's user namespace, which entering its other namespaces takes, if it has one of its own. The
+    /// process must have one thread.
+    ///
+    /// # Errors
+    /// If the lab is somebody else's.
+    pub fn join(&self) -> Result<()> {
+        super::user::join(self.state.init)
+    }
+
+    /// Ends the lab and waits until the kernel has ended its processes and its watcher has removed its state.
+    ///
+    /// # Errors
+    /// If it belongs to somebody else, or does not end.
+    pub fn end(self) -> Result<()> {
+        kill(&self.init, Signal::SIGKILL, self.name())?;
+        await_end(&self.watcher, &self.dir, self.name())
+    }
+}
+
+/// Ends lab `name` even if it is only coming up.
+///
+/// # Errors
+/// If there is none, or it does not end.
+pub fn end(name: &str) -> Result<()> {
+    let base = dir::base()?;
+    match find(&base, name)? {
+        Found::Up(running) => running.end(),
+        Found::Starting(watcher) => {
+            kill(&watcher, Signal::SIGTERM, name)?;
+            await_end(&watcher, &base.join(name), name)
+        }
+        Found::Nothing => Err(unknown(name, &names()?)),
+    }
+}
+
+fn kill(process: &OwnedFd, signal: Signal, name: &str) -> Result<()> {
+    match pidfd::send_signal(process, signal) {
+        // It has ended already.
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other.doing(Kind::Environment, || format!("cannot end lab {name}")),
+    }
+}
+
+fn await_end(watcher: &OwnedFd, dir: &Path, name: &str) -> Result<()> {
+    let what = || format!("cannot end lab {name}");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(watcher.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Ok(0) => {
+                return Err(
+                    Error::kernel(what()).because(format!("its watcher still runs after {PATIENCE:?}"))
+                );
+            }
+            other => {
+                other.doing(Kind::Environment, what)?;
+                break;
+            }
+        }
+    }
+    dir::holder(dir).doing(Kind::Environment, what)?;
+    Ok(())
+}
+
+enum Found {
+    Up(Box<Running>),
+    /// The watcher is there, the state is not.
+    Starting(OwnedFd),
+    Nothing,
+}
+
+fn find(base: &Path, name: &str) -> Result<Found> {
+    if !is_name(name) {
+        return Ok(Found::Nothing);
+    }
+    let path = base.join(name);
+    let what = || format!("cannot look at lab {name}");
+    match dir::holder(&path).doing(Kind::Environment, what)? {
+        Holder::Nobody => Ok(Found::Nothing),
+        Holder::Watcher(watcher) => {
+            let Some(state) = State::read(&path).doing(Kind::Environment, what)? else {
+                return Ok(Found::Starting(watcher));
+            };
+            // While the watcher lives it leaves init's process id to no other.
+            let init = pidfd::open(state.init).doing(Kind::Environment, what)?;
+            match dir::holder(&path).doing(Kind::Environment, what)? {
+                Holder::Watcher(_) => Ok(Found::Up(Box::new(Running { dir: path, state, init, watcher }))),
+                Holder::Nobody => Ok(Found::Nothing),
+            }
+        }
+    }
+}
+
+/// `[a-z][a-z0-9-]*`: nothing else may become a path.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// Names of the directories there are, in order, whether or not a lab lives in them.
+///
+/// # Errors
+/// If the state directory cannot be read.
+pub fn names() -> Result<Vec<String>> {
+    let base = dir::base()?;
+    let entries =
+        fs::read_dir(&base).doing(Kind::Environment, || format!("cannot read {}", base.display()))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|name| is_name(name))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Removes what dead labs left; their names.
+///
+/// # Errors
+/// If the state directory cannot be read.
+pub fn clear() -> Result<Vec<String>> {
+    let base = dir::base()?;
+    let dead = |name: &String| matches!(dir::holder(&base.join(name)), Ok(Holder::Nobody));
+    Ok(names()?.into_iter().filter(dead).collect())
+}
+
+fn unknown(name: &str, names: &[String]) -> Error {
+    let error = Error::usage(format!("no lab called {name} is up"));
+    match names {
+        [] => error,
+        names => error.hint(format!("up: {}", names.join(", "))),
+    }
+}

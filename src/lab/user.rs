@@ -1,0 +1,78 @@
+//! User namespaces, for labs of unprivileged users. Ids go in; the calling process is in a user namespace where it
+//! is root and the host still sees its caller. It never gives more rights on the host than the caller has.
+
+use std::fs;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Bit of CAP_SYS_ADMIN in `CapEff` (linux/capability.h).
+const SYS_ADMIN: u64 = 1 << 21;
+
+/// Whether this process may not make namespaces without a user namespace.
+#[must_use]
+pub fn needed() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok());
+    effective.unwrap_or(0) & SYS_ADMIN == 0
+}
+
+/// Enters a new user namespace in which `uid` and `gid`, the caller's, are root. The process must have one thread.
+///
+/// # Errors
+/// If unprivileged user namespaces are not allowed, with what to do about it.
+pub fn enter(uid: Uid, gid: Gid) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|e| refused(&e))?;
+    fs::write("/proc/self/setgroups", "deny")
+        .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {uid} 1")))
+        .and_then(|()| fs::write("/proc/self/gid_map", format!("0 {gid} 1")))
+        .map_err(|e| refused(&e))
+}
+
+fn refused(e: &dyn std::fmt::Display) -> Error {
+    let error = Error::environment("cannot make a user namespace").because(e);
+    match restriction() {
+        Some((what, fix)) => error.because(what).hint(format!("run vilab as root, or allow it: {fix}")),
+        None => error.hint("run vilab as root"),
+    }
+}
+
+/// The setting that forbids unprivileged user namespaces, and the command that allows them.
+#[must_use]
+pub fn restriction() -> Option<(&'static str, &'static str)> {
+    let value = |path| fs::read_to_string(path).ok().map(|v| v.trim().to_owned());
+    let is = |path, forbidding: &str| value(path).as_deref() == Some(forbidding);
+    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        Some(("kernel.unprivileged_userns_clone is 0", "sudo sysctl kernel.unprivileged_userns_clone=1"))
+    } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        Some((
+            "AppArmor restricts unprivileged user namespaces",
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ))
+    } else if is("/proc/sys/user/max_user_namespaces", "0") {
+        Some(("user.max_user_namespaces is 0", "sudo sysctl user.max_user_namespaces=10000"))
+    } else {
+        None
+    }
+}
+
+/// Joins the user namespace of process `pid`, unless the caller is in it. The process must have one thread.
+///
+/// # Errors
+/// If it is somebody else's.
+pub fn join(pid: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/user");
+    let what = || "cannot join the lab's user namespace".to_owned();
+    if same(&path) {
+        return Ok(());
+    }
+    let ns = fs::File::open(&path).doing(Kind::Environment, what)?;
+    nix::sched::setns(ns, CloneFlags::CLONE_NEWUSER).doing(Kind::Environment, what)
+}
+
+fn same(path: &str) -> bool {
+    matches!((fs::read_link(path), fs::read_link("/proc/self/ns/user")), (Ok(a), Ok(b)) if a == b)
+}

@@ -1,0 +1,210 @@
+//! The requests a lab needs, a constructor each. Names, indices, addresses and namespace descriptors go in, one
+//! message with its flags comes out. It never sends.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use ipnet::Ipv4Net;
+use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteNextHop, RouteScope};
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rtnetlink::{
+    AddressMessageBuilder, LinkIpIp, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    RouteNextHopBuilder,
+};
+
+/// The outer TTL of every tunnel: fixed, so that what happens below never shows in what rides above. A fixed TTL
+/// also forces DF (`ip_tunnel_update` in Linux).
+const TUNNEL_TTL: u8 = 64;
+const TCA_OPTIONS: u16 = 2;
+const TCA_NETEM_LATENCY64: u16 = 10;
+/// Packets netem holds. The delay is some microseconds, so no lab fills it.
+const NETEM_LIMIT: u32 = 100_000;
+/// netem's first field counts 64 ns ticks (PSCHED_SHIFT 6).
+const PSCHED_SHIFT: u32 = 6;
+
+/// A message and its flags, without NLM_F_REQUEST and NLM_F_ACK.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub(super) message: RouteNetlinkMessage,
+    pub(super) flags: u16,
+}
+
+/// One end of a veth pair.
+#[derive(Debug)]
+pub struct VethEnd<'a, N> {
+    pub netns: N,
+    pub dev: &'a str,
+    pub index: u32,
+}
+
+/// One next hop of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    pub via: Option<Ipv4Addr>,
+    pub index: u32,
+}
+
+impl Request {
+    fn create(message: RouteNetlinkMessage) -> Self {
+        Self { message, flags: NLM_F_CREATE | NLM_F_EXCL }
+    }
+
+    fn set_link(message: LinkMessage) -> Self {
+        Self { message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+    }
+
+    /// A veth pair, each end made in its own namespace, end `a` up. The peer cannot be set up by the same
+    /// request (ENOTCONN): see [`Request::up`].
+    #[must_use]
+    pub fn add_veth<N: AsFd>(a: &VethEnd<'_, N>, b: &VethEnd<'_, N>, mtu: u32) -> Self {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(b.dev).index(b.index).mtu(mtu);
+        let peer = one_queue(peer).setns_by_fd(b.netns.as_fd().as_raw_fd()).build();
+        let link = LinkMessageBuilder::<LinkVeth>::new(a.dev, b.dev)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .index(a.index)
+            .mtu(mtu);
+        let link = one_queue(link).setns_by_fd(a.netns.as_fd().as_raw_fd()).up().build();
+        Self::create(RouteNetlinkMessage::NewLink(link))
+    }
+
+    #[must_use]
+    pub fn add_ipip(dev: &str, index: u32, local: Ipv4Addr, remote: Ipv4Addr) -> Self {
+        let link = LinkIpIp::new(dev).index(index).local(local).remote(remote).ttl(TUNNEL_TTL);
+        Self::create(RouteNetlinkMessage::NewLink(link.build()))
+    }
+
+    /// Moves a device to another namespace and gives it another name, at once.
+    #[must_use]
+    pub fn move_link(index: u32, netns: impl AsFd, name: &str) -> Self {
+        let link = LinkUnspec::new_with_index(index).name(name).setns_by_fd(netns.as_fd().as_raw_fd());
+        Self::set_link(link.build())
+    }
+
+    #[must_use]
+    pub fn up(index: u32) -> Self {
+        Self::set_link(LinkUnspec::new_with_index(index).up().build())
+    }
+
+    #[must_use]
+    pub fn down(index: u32) -> Self {
+        Self::set_link(LinkUnspec::new_with_index(index).down().build())
+    }
+
+    /// MTU, MULTICAST flag and up: ipip devices lack the flag, and routing protocols need it.
+    #[must_use]
+    pub fn configure(index: u32, mtu: u32) -> Self {
+        Self::set_link(LinkUnspec::new_with_index(index).mtu(mtu).multicast(true).up().build())
+    }
+
+    /// An address; with `prefix_route` its prefix becomes a connected route.
+    #[must_use]
+    pub fn add_addr(index: u32, addr: Ipv4Net, prefix_route: bool) -> Self {
+        let mut message = AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(index)
+            .address(addr.addr(), addr.prefix_len())
+            .build();
+        if !prefix_route {
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+        }
+        Self::create(RouteNetlinkMessage::NewAddress(message))
+    }
+
+    /// A route of the main table; several next hops are one multipath route.
+    #[must_use]
+    pub fn add_route(prefix: Ipv4Net, hops: &[NextHop], src: Option<Ipv4Addr>) -> Self {
+        let mut route =
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(prefix.network(), prefix.prefix_len());
+        if let Some(src) = src {
+            route = route.pref_source(src);
+        }
+        if hops.iter().all(|h| h.via.is_none()) {
+            route = route.scope(RouteScope::Link);
+        }
+        let route = match hops {
+            [hop] => single(route, hop),
+            hops => route.multipath(hops.iter().map(next_hop).collect()),
+        };
+        Self::create(RouteNetlinkMessage::NewRoute(route.build()))
+    }
+
+    /// netem as the root qdisc: packets leave the device from a timer, not from the call that sent them.
+    #[must_use]
+    pub fn add_netem(index: u32, delay_us: u32) -> Self {
+        let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or(i32::MAX));
+        message.header.parent = TcHandle::ROOT;
+        message.attributes.push(TcAttribute::Kind("netem".into()));
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, netem_options(delay_us))));
+        Self::create(RouteNetlinkMessage::NewQueueDiscipline(message))
+    }
+
+    /// All links of the namespace.
+    #[must_use]
+    pub fn dump_links() -> Self {
+        Self { message: RouteNetlinkMessage::GetLink(LinkMessage::default()), flags: NLM_F_DUMP }
+    }
+}
+
+/// The default is a queue pair for each possible CPU, which costs memory and time and gains a lab nothing.
+fn one_queue<T>(link: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+    link.append_extra_attribute(LinkAttribute::NumTxQueues(1))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(1))
+}
+
+fn single(route: RouteMessageBuilder<Ipv4Addr>, hop: &NextHop) -> RouteMessageBuilder<Ipv4Addr> {
+    let route = route.output_interface(hop.index);
+    match hop.via {
+        Some(via) => route.gateway(via),
+        None => route,
+    }
+}
+
+fn next_hop(hop: &NextHop) -> RouteNextHop {
+    let builder = RouteNextHopBuilder::new_ipv4().interface(hop.index);
+    match hop.via {
+        Some(via) => match builder.via(IpAddr::V4(via)) {
+            Ok(builder) => builder.build(),
+            Err(_) => RouteNextHopBuilder::new_ipv4().interface(hop.index).build(),
+        },
+        None => builder.build(),
+    }
+}
+
+/// `struct tc_netem_qopt` (latency in ticks, limit, loss, gap, duplicate, jitter; u32 each), then one attribute,
+/// the latency as i64 nanoseconds, which the kernel prefers.
+fn netem_options(delay_us: u32) -> Vec<u8> {
+    let nanoseconds = i64::from(delay_us) * 1000;
+    let ticks = u32::try_from(nanoseconds >> PSCHED_SHIFT).unwrap_or(u32::MAX);
+    let mut bytes = Vec::with_capacity(36);
+    for field in [ticks, NETEM_LIMIT, 0, 0, 0, 0] {
+        bytes.extend_from_slice(&field.to_ne_bytes());
+    }
+    bytes.extend_from_slice(&12_u16.to_ne_bytes());
+    bytes.extend_from_slice(&TCA_NETEM_LATENCY64.to_ne_bytes());
+    bytes.extend_from_slice(&nanoseconds.to_ne_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netem_takes_nanoseconds_and_ticks() {
+        let bytes = netem_options(10);
+        assert_eq!(bytes.len(), 36);
+        assert_eq!(bytes[..4], 156_u32.to_ne_bytes());
+        assert_eq!(bytes[28..], 10_000_i64.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_route_without_gateway_has_link_scope() {
+        let hop = NextHop { via: None, index: 3 };
+        let request = Request::add_route("10.0.0.0/31".parse().unwrap(), &[hop], None);
+        let RouteNetlinkMessage::NewRoute(route) = request.message else { panic!("a route") };
+        assert_eq!(route.header.scope, RouteScope::Link);
+    }
+}

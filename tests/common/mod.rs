@@ -1,0 +1,96 @@
+//! What the integration tests share: whether this machine can run them, and labs that go down when dropped.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use vilab::lab::Running;
+use vilab::observe::doctor;
+
+/// Whether this machine has `feature`: `netns` (namespaces can be made) or `kernel` (ipip and nftables). Where the
+/// environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
+#[must_use]
+pub fn can(feature: &str) -> bool {
+    let machine = doctor::machine().unwrap_or_default();
+    let can = if feature == "kernel" { machine.ipip && machine.nft && machine.netem } else { machine.tun };
+    let required = std::env::var("VILAB_REQUIRE").unwrap_or_default();
+    assert!(can || !required.split(',').any(|r| r == feature), "{feature} is required here and missing");
+    if !can {
+        println!("SKIPPED: this machine has no {feature}");
+    }
+    can
+}
+
+/// The dataplanes this machine can test.
+#[must_use]
+pub fn dataplanes() -> Vec<&'static str> {
+    if !can("netns") {
+        return Vec::new();
+    }
+    if can("kernel") { vec!["fastpath", "kernel"] } else { vec!["fastpath"] }
+}
+
+/// The command itself.
+#[must_use]
+pub fn vilab() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_vilab"))
+}
+
+/// Runs a command and gives back its standard output; panics if it fails.
+pub fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("the command can be started");
+    let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?}: {status}\n{out}\n{err}");
+    out.into_owned()
+}
+
+/// A lab that is up until this is dropped.
+#[derive(Debug)]
+pub struct Up {
+    name: String,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Up {
+    /// Brings `text` up under the name `name`, which takes the place of the text's own.
+    #[must_use]
+    pub fn new(name: &str, text: &str, dataplane: &str) -> Self {
+        let lines =
+            text.lines().map(|l| if l.starts_with("name:") { format!("name: {name}") } else { l.to_owned() });
+        let renamed = lines.collect::<Vec<_>>().join("\n");
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
+        std::fs::write(file.path(), renamed).expect("the lab is written");
+        run(vilab().args(["up", "--dataplane", dataplane]).arg(file.path()));
+        Self { name: name.to_owned(), _file: file }
+    }
+
+    /// Brings up a lab of the project.
+    #[must_use]
+    pub fn lab(name: &str, file: &str, dataplane: &str) -> Self {
+        Self::new(name, &text(file), dataplane)
+    }
+
+    #[must_use]
+    pub fn running(&self) -> Running {
+        Running::open(&self.name).expect("the lab is up")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let down = vilab().args(["down", &self.name]).output();
+        assert!(
+            std::thread::panicking() || down.is_ok_and(|o| o.status.success()),
+            "{} goes down",
+            self.name
+        );
+    }
+}
+
+/// The text of a lab of the project.
+#[must_use]
+pub fn text(file: &str) -> String {
+    let path = PathBuf::from("labs").join(file);
+    std::fs::read_to_string(&path).expect("a lab of the project")
+}
