@@ -10,9 +10,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Context;
 use super::probe::{Mark, PAYLOAD};
-use super::wire::{self, ECHO, Header};
+use super::wire::{self, ECHO};
 use crate::error::{Context as _, Kind, Result};
 use crate::model::NodeId;
+use crate::packet::Ipv4Repr;
 use crate::sys::packet_socket::IcmpSocket;
 
 const ATTEMPTS: usize = 4;
@@ -28,7 +29,7 @@ impl Listener {
     }
 
     /// Waits for the probe that `is_it` recognises, at most until `until`.
-    pub(crate) fn wait(&self, mark: Mark, number: usize, until: Instant) -> Result<Option<Header>> {
+    pub(crate) fn wait(&self, mark: Mark, number: usize, until: Instant) -> Result<Option<Ipv4Repr>> {
         let mut buffer = vec![0; 65_536];
         loop {
             while let Some(packet) =
@@ -52,17 +53,15 @@ impl Listener {
         while let Some(packet) =
             self.0.recv(&mut buffer).doing(Kind::Kernel, || "cannot read a probe".into())?
         {
-            let icmp = wire::parse_header(packet).and_then(|(_, message)| wire::parse_icmp(message));
-            numbers.extend(icmp.and_then(|icmp| mark.number(&icmp)));
+            numbers.extend(wire::parse_request(packet).and_then(|(_, echo)| mark.number(&echo)));
         }
         Ok(numbers)
     }
 }
 
-fn recognised(packet: &[u8], mark: Mark, number: usize) -> Option<Header> {
-    let (header, message) = wire::parse_header(packet)?;
-    let icmp = wire::parse_icmp(message)?;
-    mark.is_request(&icmp, number).then_some(header)
+fn recognised(packet: &[u8], mark: Mark, number: usize) -> Option<Ipv4Repr> {
+    let (headers, echo) = wire::parse_request(packet)?;
+    headers.first().copied().filter(|_| mark.is_probe(&echo, number))
 }
 
 fn open(ctx: &Context<'_>, node: NodeId, types: &[u8]) -> Result<IcmpSocket> {
@@ -98,7 +97,7 @@ fn wait(fds: &mut [PollFd<'_>], until: Instant) -> Result<()> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrived {
     pub(crate) number: usize,
-    pub(crate) header: Header,
+    pub(crate) header: Ipv4Repr,
 }
 
 /// What sending a probe came to.

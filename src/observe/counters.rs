@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::fastpath::control::Client;
 use crate::model::{BASE, Dataplane, NodeId};
 
 /// Table and chain of the strong host model at the link layer, in the link namespace of a base node.
@@ -22,7 +23,8 @@ pub fn counters(ctx: &Context<'_>) -> Result<BTreeMap<String, BTreeMap<String, u
     let name = |id: &NodeId| ctx.lab.node(*id).name.clone();
     let mut all: BTreeMap<_, _> =
         kernel.iter().map(name).zip(each(&kernel, |id| kernel_counters(ctx, *id))?).collect();
-    if base_nodes(ctx).any(|id| dataplane(ctx, id) == Dataplane::Fastpath) {
+    // A lab without virtual links has no engine, whatever its base nodes would use.
+    if ctx.fastpath_control.is_some() {
         all.extend(fastpath_counters(ctx)?);
     }
     Ok(all)
@@ -132,12 +134,17 @@ fn accept_all(ctx: &Context<'_>, node: NodeId) -> Result<String> {
     })
 }
 
-fn fastpath_counters(_ctx: &Context<'_>) -> Result<BTreeMap<String, BTreeMap<String, u64>>> {
-    Err(Error::environment("the fast path has no control socket"))
+fn fastpath_counters(ctx: &Context<'_>) -> Result<BTreeMap<String, BTreeMap<String, u64>>> {
+    fastpath(ctx)?.counters()
 }
 
-fn set_fastpath_rule(_ctx: &Context<'_>, _node: NodeId, _on: bool) -> Result<()> {
-    Err(Error::environment("the fast path has no control socket"))
+fn set_fastpath_rule(ctx: &Context<'_>, node: NodeId, on: bool) -> Result<()> {
+    fastpath(ctx)?.set_strong_host(&ctx.lab.node(node).name, on)
+}
+
+fn fastpath(ctx: &Context<'_>) -> Result<Client> {
+    let path = ctx.fastpath_control.as_deref();
+    Client::connect(path.ok_or_else(|| Error::environment("the fast path of this lab does not run"))?)
 }
 
 #[cfg(test)]

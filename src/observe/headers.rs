@@ -79,8 +79,8 @@ fn drain(
         let Some(neighbour) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
             continue;
         };
-        let Some((headers, icmp)) = wire::parse_stack(frame.bytes) else { continue };
-        if mark.is_request(&icmp, number) {
+        let Some((headers, echo)) = wire::parse_request(frame.bytes) else { continue };
+        if mark.is_probe(&echo, number) {
             let stack = headers.iter().map(|h| (h.src, h.dst)).collect();
             rows.push(Row { inward: !frame.outgoing, neighbour, stack });
         }
@@ -187,10 +187,11 @@ mod tests {
     fn figure_11() -> (Lab, NetId, Vec<HeaderRow>) {
         let text = include_str!("../../labs/figure-11-revisitation.yaml");
         let lab = model::parse(Path::new("lab.yaml"), text).unwrap();
-        let found = lab.tests.iter().find_map(|t| match &t.kind {
-            TestKind::Headers { from, is, .. } => Some((from.net, is.clone())),
-            _ => None,
-        });
+        let headers = |kind: &TestKind| {
+            let TestKind::Headers { from, is, .. } = kind else { return None };
+            Some((from.net, is.clone()))
+        };
+        let found = lab.tests.iter().find_map(|t| headers(&t.kind));
         let (net, rows) = found.unwrap();
         (lab, net, rows)
     }

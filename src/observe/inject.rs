@@ -95,7 +95,7 @@ fn follow(ctx: &Context<'_>, asked: &Injection<'_>, receiver: NodeId) -> Result<
 
 fn send(ctx: &Context<'_>, asked: &Injection<'_>) -> Result<Mark> {
     let mark = Mark::fresh();
-    let packet = wire::emit_stack(asked.stack, &mark.message(0, PAYLOAD));
+    let packet = wire::emit_stack(asked.stack, &mark.message(0, PAYLOAD), mark.id());
     let packet = packet.ok_or_else(|| Error::usage("the stack of headers is too large for a packet"))?;
     let first = asked.stack.first().map_or(Ipv4Addr::UNSPECIFIED, |(_, dst)| *dst);
     let ns = &ctx.lab.node(asked.at).netns;

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::wire::{self, ECHO, ECHO_REPLY, ICMP_HEADER, Icmp, TIME_EXCEEDED, UNREACHABLE};
+use super::wire::{self, Answer, ECHO_REPLY, Echo, TIME_EXCEEDED, UNREACHABLE};
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::NodeId;
+use crate::packet::{IcmpRepr, icmp, ipv4};
 use crate::sys::limits;
 use crate::sys::packet_socket::IcmpSocket;
 
@@ -22,7 +23,7 @@ pub(crate) const PAYLOAD: usize = 56;
 /// The mark at the head of a payload: nonce of the battery (8 bytes), number of the shot (4), both big-endian.
 const MARK: usize = 12;
 /// IPv4 and ICMP headers: total size of an echo request is payload plus this.
-pub(crate) const OVERHEAD: usize = 28;
+pub(crate) const OVERHEAD: usize = ipv4::HEADER_LEN + icmp::HEADER_LEN;
 const EVENTS: usize = 64;
 const LARGEST: usize = 65_536;
 
@@ -110,6 +111,11 @@ impl Mark {
         Self { nonce, id: u16::from_be_bytes([high, low]) }
     }
 
+    /// A number that differs from probe to probe, for header fields.
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
     /// The echo request of shot `number` with `payload` bytes.
     pub(crate) fn message(&self, number: usize, payload: usize) -> Vec<u8> {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
@@ -118,21 +124,26 @@ impl Mark {
         body[8..MARK].copy_from_slice(&number.to_be_bytes());
         body.truncate(payload);
         let [.., high, low] = number.to_be_bytes();
-        wire::emit_echo(self.id, u16::from_be_bytes([high, low]), &body)
+        IcmpRepr::EchoRequest { ident: self.id, seq: u16::from_be_bytes([high, low]), data: &body }.emit()
     }
 
-    /// The number of the shot that an echo request or reply belongs to.
-    pub(crate) fn number(&self, icmp: &Icmp<'_>) -> Option<usize> {
-        if icmp.id() != self.id {
+    /// The number of the shot that an echo request or reply belongs to. Of a payload too short for the mark, only
+    /// identifier and sequence number tell.
+    pub(crate) fn number(&self, echo: &Echo<'_>) -> Option<usize> {
+        if echo.ident != self.id {
             return None;
         }
-        let Some(mark) = icmp.body.get(..MARK) else { return Some(usize::from(icmp.seq())) };
+        let Some(mark) = echo.data.get(..MARK) else { return Some(usize::from(echo.seq)) };
         let (nonce, number) = mark.split_at(8);
         if nonce != self.nonce.to_be_bytes() {
             return None;
         }
-        let number = number.iter().fold(0usize, |n, b| n << 8 | usize::from(*b));
-        Some(number)
+        Some(number.iter().fold(0, |n, b| n << 8 | usize::from(*b)))
+    }
+
+    /// Whether `echo` is the probe of shot `number`, mark and all.
+    pub(crate) fn is_probe(&self, echo: &Echo<'_>, number: usize) -> bool {
+        echo.data.len() >= MARK && self.number(echo) == Some(number)
     }
 }
 
@@ -218,17 +229,15 @@ impl Battery {
         Ok(())
     }
 
-    /// What a received packet says about which shot. ICMP errors quote the packet they are about.
+    /// What a received packet says about which shot.
     fn judge(&self, packet: &[u8]) -> Option<(usize, Fate)> {
-        let (header, message) = wire::parse_header(packet)?;
-        let icmp = wire::parse_icmp(message)?;
-        let by = header.src;
-        if icmp.kind == ECHO_REPLY {
-            return Some((self.mark.number(&icmp)?, Fate::Answered { by, after: Duration::ZERO }));
-        }
-        let (_, quoted) = wire::parse_header(icmp.body)?;
-        let number = self.mark.number(&wire::parse_icmp(quoted)?)?;
-        Some((number, Fate::Refused { by, kind: icmp.kind, code: icmp.code, mtu: icmp.next_mtu() }))
+        let (by, answer) = wire::parse_answer(packet)?;
+        Some(match answer {
+            Answer::Reply(echo) => (self.mark.number(&echo)?, Fate::Answered { by, after: Duration::ZERO }),
+            Answer::Error { kind, code, mtu, about } => {
+                (self.mark.number(&about)?, Fate::Refused { by, kind, code, mtu })
+            }
+        })
     }
 }
 
@@ -371,15 +380,8 @@ pub(crate) fn timeout(wait: Duration) -> EpollTimeout {
     EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::ZERO)
 }
 
-impl Mark {
-    /// Whether `icmp` is the echo request of shot `number`.
-    pub(crate) fn is_request(&self, icmp: &Icmp<'_>, number: usize) -> bool {
-        icmp.kind == ECHO && icmp.body.len() >= MARK && self.number(icmp) == Some(number)
-    }
-}
-
 /// Smallest total size of a probe that can carry its mark, bytes.
-pub(crate) const SMALLEST: usize = 20 + ICMP_HEADER + MARK;
+pub(crate) const SMALLEST: usize = OVERHEAD + MARK;
 
 #[cfg(test)]
 mod tests {
@@ -463,12 +465,13 @@ mod tests {
     #[test]
     fn a_mark_knows_its_own_numbers_and_no_other() {
         let (mark, other) = (Mark::fresh(), Mark::fresh());
-        let message = mark.message(70_000, PAYLOAD);
-        let icmp = wire::parse_icmp(&message).unwrap();
-        assert!(mark.is_request(&icmp, 70_000));
-        assert!(!mark.is_request(&icmp, 70_000 - 65_536));
-        assert_eq!(other.number(&icmp), None);
-        let short = mark.message(5, 0);
-        assert_eq!(mark.number(&wire::parse_icmp(&short).unwrap()), Some(5));
+        let wrap = |message: &[u8]| wire::emit_stack(&[(HOME, HOME)], message, 0).unwrap();
+        let bytes = wrap(&mark.message(70_000, PAYLOAD));
+        let (_, echo) = wire::parse_request(&bytes).unwrap();
+        assert!(mark.is_probe(&echo, 70_000));
+        assert!(!mark.is_probe(&echo, 70_000 - 65_536));
+        assert_eq!(other.number(&echo), None);
+        let short = wrap(&mark.message(5, 0));
+        assert_eq!(mark.number(&wire::parse_request(&short).unwrap().1), Some(5));
     }
 }

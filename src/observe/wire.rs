@@ -1,118 +1,122 @@
-//! The bytes of probes. IPv4 packets and ICMP messages go in or come out as plain fields. It never touches a
-//! socket.
+//! What probes need of the wire formats of [`crate::packet`]. Packets go in; echo messages, what an ICMP error is
+//! about, and stacks of headers come out. It never checks the checksum of a quoted packet: routers cut it short.
 
 use std::net::Ipv4Addr;
 
+use crate::packet::{self, IcmpRepr, Ipv4Repr, Ipv4View, icmp, ipv4};
+
+/// ICMP types, for socket filters.
 pub(crate) const ECHO_REPLY: u8 = 0;
 pub(crate) const UNREACHABLE: u8 = 3;
 pub(crate) const ECHO: u8 = 8;
 pub(crate) const TIME_EXCEEDED: u8 = 11;
-const PROTOCOL_ICMP: u8 = 1;
-const PROTOCOL_IPIP: u8 = 4;
-const HEADER: usize = 20;
-/// ICMP header: type, code, checksum, identifier, sequence number.
-pub(crate) const ICMP_HEADER: usize = 8;
 
-/// What of an IPv4 header is looked at.
+/// The parts of an echo request or reply by which a probe is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) src: Ipv4Addr,
-    pub(crate) dst: Ipv4Addr,
-    pub(crate) ttl: u8,
-    protocol: u8,
+pub(crate) struct Echo<'a> {
+    pub(crate) ident: u16,
+    pub(crate) seq: u16,
+    pub(crate) data: &'a [u8],
 }
 
-/// An ICMP message: `rest` is the second word of the header, `body` what follows it.
+/// What came back for a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Icmp<'a> {
-    pub(crate) kind: u8,
-    pub(crate) code: u8,
-    rest: [u8; 4],
-    pub(crate) body: &'a [u8],
+pub(crate) enum Answer<'a> {
+    Reply(Echo<'a>),
+    /// An ICMP error about the quoted probe; `mtu` with "fragmentation needed".
+    Error {
+        kind: u8,
+        code: u8,
+        mtu: u16,
+        about: Echo<'a>,
+    },
 }
 
-impl Icmp<'_> {
-    pub(crate) fn id(&self) -> u16 {
-        u16::from_be_bytes([self.rest[0], self.rest[1]])
-    }
-
-    pub(crate) fn seq(&self) -> u16 {
-        u16::from_be_bytes([self.rest[2], self.rest[3]])
-    }
-
-    /// Of "fragmentation needed" (RFC 1191): the MTU of the next hop.
-    pub(crate) fn next_mtu(&self) -> u16 {
-        self.seq()
-    }
+/// A received packet as an answer: who sent it, and what it says.
+pub(crate) fn parse_answer(bytes: &[u8]) -> Option<(Ipv4Addr, Answer<'_>)> {
+    let view = Ipv4View::new_checked(bytes).ok()?;
+    let answer = match IcmpRepr::parse(view.payload()).ok()? {
+        IcmpRepr::EchoReply { ident, seq, data } => Answer::Reply(Echo { ident, seq, data }),
+        IcmpRepr::TimeExceeded { code, original } => {
+            Answer::Error { kind: TIME_EXCEEDED, code, mtu: 0, about: parse_quoted(original)? }
+        }
+        IcmpRepr::DestUnreachable { code, mtu, original } => {
+            Answer::Error { kind: UNREACHABLE, code, mtu, about: parse_quoted(original)? }
+        }
+        IcmpRepr::EchoRequest { .. } => return None,
+    };
+    Some((view.src(), answer))
 }
 
-/// The first header of a packet and what it carries, as far as that is there.
-pub(crate) fn parse_header(packet: &[u8]) -> Option<(Header, &[u8])> {
-    let first = *packet.first()?;
-    let length = usize::from(first & 15) * 4;
-    if first >> 4 != 4 || length < HEADER || packet.len() < length {
+/// The echo request at the head of a quoted packet: RFC 792 promises 8 bytes of it, RFC 1812 more.
+fn parse_quoted(original: &[u8]) -> Option<Echo<'_>> {
+    let view = Ipv4View::new_header(original).ok()?;
+    let (head, data) = view.payload().split_first_chunk::<{ icmp::HEADER_LEN }>()?;
+    let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    (view.protocol() == ipv4::ICMP && head[0] == ECHO).then(|| Echo { ident: word(4), seq: word(6), data })
+}
+
+/// All IPv4 headers of a packet, outermost first, and the echo request under the last; `None` if there is none.
+pub(crate) fn parse_request(bytes: &[u8]) -> Option<(Vec<Ipv4Repr>, Echo<'_>)> {
+    let headers = packet::stack(bytes);
+    let mut payload = bytes;
+    for _ in &headers {
+        payload = Ipv4View::new_header(payload).ok()?.payload();
+    }
+    if headers.last()?.protocol != ipv4::ICMP {
         return None;
     }
-    let word = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
-    let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-    let header = Header { src: word(12), dst: word(16), ttl: packet[8], protocol: packet[9] };
-    Some((header, packet.get(length..total).unwrap_or(&packet[length..])))
+    match IcmpRepr::parse(payload).ok()? {
+        IcmpRepr::EchoRequest { ident, seq, data } => Some((headers, Echo { ident, seq, data })),
+        IcmpRepr::EchoReply { .. } | IcmpRepr::TimeExceeded { .. } | IcmpRepr::DestUnreachable { .. } => None,
+    }
 }
 
-/// All IPv4 headers of a packet, outermost first, and the ICMP message under the last; `None` if there is none.
-pub(crate) fn parse_stack(packet: &[u8]) -> Option<(Vec<Header>, Icmp<'_>)> {
-    let mut headers = Vec::new();
-    let mut rest = packet;
-    loop {
-        let (header, payload) = parse_header(rest)?;
-        headers.push(header);
-        match header.protocol {
-            PROTOCOL_IPIP => rest = payload,
-            PROTOCOL_ICMP => return Some((headers, parse_icmp(payload)?)),
-            _ => return None,
+/// An ICMP message under a stack of IPv4 headers, outermost first; `None` if there is no header or too many bytes.
+pub(crate) fn emit_stack(stack: &[(Ipv4Addr, Ipv4Addr)], message: &[u8], id: u16) -> Option<Vec<u8>> {
+    let ((src, dst), outer) = stack.split_last()?;
+    let inner = Ipv4Repr { id, ..Ipv4Repr::new(*src, *dst, ipv4::ICMP, message.len()) };
+    let bytes = packet::nest(outer, &inner.with_payload(message), id);
+    u16::try_from(bytes.len()).is_ok().then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIRS: [(Ipv4Addr, Ipv4Addr); 3] = [
+        (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)),
+        (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(172, 16, 0, 2)),
+        (Ipv4Addr::new(10, 128, 0, 1), Ipv4Addr::new(10, 128, 0, 2)),
+    ];
+
+    #[test]
+    fn an_emitted_stack_is_a_request_under_its_headers() {
+        let request = IcmpRepr::EchoRequest { ident: 7, seq: 9, data: b"probe" }.emit();
+        let bytes = emit_stack(&PAIRS, &request, 1).unwrap();
+        let (headers, echo) = parse_request(&bytes).unwrap();
+        assert_eq!(headers.iter().map(|h| (h.src, h.dst)).collect::<Vec<_>>(), PAIRS);
+        assert_eq!(echo, Echo { ident: 7, seq: 9, data: b"probe" });
+        assert_eq!(emit_stack(&[], &request, 1), None);
+        assert_eq!(emit_stack(&PAIRS, &[0; 65_500], 1), None);
+    }
+
+    #[test]
+    fn a_reply_is_no_request() {
+        let reply = IcmpRepr::EchoReply { ident: 7, seq: 9, data: b"probe" }.emit();
+        assert_eq!(parse_request(&emit_stack(&PAIRS, &reply, 1).unwrap()), None);
+    }
+
+    #[test]
+    fn an_error_that_quotes_only_part_of_the_probe_is_about_it() {
+        let request = IcmpRepr::EchoRequest { ident: 7, seq: 9, data: &[5; 1400] }.emit();
+        let quoted = emit_stack(&PAIRS[2..], &request, 1).unwrap();
+        for kept in [28, 100, 548] {
+            let error = IcmpRepr::DestUnreachable { code: 4, mtu: 1400, original: &quoted[..kept] }.emit();
+            let bytes = emit_stack(&PAIRS[2..], &error, 1).unwrap();
+            let about = Echo { ident: 7, seq: 9, data: &[5; 1400][..kept - 28] };
+            let answer = Answer::Error { kind: UNREACHABLE, code: 4, mtu: 1400, about };
+            assert_eq!(parse_answer(&bytes), Some((PAIRS[2].0, answer)));
         }
     }
-}
-
-pub(crate) fn parse_icmp(message: &[u8]) -> Option<Icmp<'_>> {
-    let (head, body) = message.split_at_checked(ICMP_HEADER)?;
-    Some(Icmp { kind: head[0], code: head[1], rest: [head[4], head[5], head[6], head[7]], body })
-}
-
-/// An echo request (RFC 792).
-pub(crate) fn emit_echo(id: u16, seq: u16, body: &[u8]) -> Vec<u8> {
-    let mut message = vec![ECHO, 0, 0, 0];
-    message.extend(id.to_be_bytes());
-    message.extend(seq.to_be_bytes());
-    message.extend(body);
-    let sum = checksum(&message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    message
-}
-
-/// `message` under a stack of IPv4 headers, outermost first, each with TTL 64 and its checksum.
-pub(crate) fn emit_stack(stack: &[(Ipv4Addr, Ipv4Addr)], message: &[u8]) -> Option<Vec<u8>> {
-    let mut packet = message.to_vec();
-    for (depth, (src, dst)) in stack.iter().rev().enumerate() {
-        let protocol = if depth == 0 { PROTOCOL_ICMP } else { PROTOCOL_IPIP };
-        let total = u16::try_from(packet.len() + HEADER).ok()?.to_be_bytes();
-        let mut header = vec![0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, protocol, 0, 0];
-        header.extend(src.octets());
-        header.extend(dst.octets());
-        let sum = checksum(&header);
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
-        header.append(&mut packet);
-        packet = header;
-    }
-    Some(packet)
-}
-
-/// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(c.get(1).copied().unwrap_or(0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
 }

@@ -12,7 +12,9 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-/// Receive queues grow to this many bytes under a burst, whatever `net.core.rmem_max` says.
+use super::socket::set_buffers;
+
+/// Queues grow to this many bytes under a burst, whatever `net.core.rmem_max` and `wmem_max` say.
 const QUEUE_BYTES: usize = 8 << 20;
 /// `ICMP_FILTER` of linux/icmp.h, at level `SOL_RAW`: a bit set in the mask keeps that ICMP type away.
 const ICMP_FILTER: libc::c_int = 1;
@@ -126,7 +128,7 @@ impl Capture {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             SockProtocol::EthAll,
         )?;
-        enlarge(&fd);
+        set_buffers(fd.as_fd(), QUEUE_BYTES)?;
         Ok(Self(fd))
     }
 
@@ -155,14 +157,8 @@ impl AsFd for Capture {
 fn raw(protocol: SockProtocol) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Inet, SockType::Raw, flags, protocol)?;
-    enlarge(&fd);
+    set_buffers(fd.as_fd(), QUEUE_BYTES)?;
     Ok(fd)
-}
-
-/// A longer receive queue where the caller may have one; a shorter one only loses packets earlier.
-fn enlarge(fd: &OwnedFd) {
-    let forced = setsockopt(fd, sockopt::RcvBufForce, &QUEUE_BYTES);
-    let _ = forced.or_else(|_| setsockopt(fd, sockopt::RcvBuf, &QUEUE_BYTES));
 }
 
 fn send(fd: &OwnedFd, to: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
