@@ -196,18 +196,10 @@ fn header_row(lab: &Lab, net: NetId, row: &RowSpec, errors: &mut Errors) -> Opti
         pair.as_ref().and_then(|p| header(lab, net, p, errors))
     };
     let base = of_net(lab, BASE, &row.base, errors);
-    let link = row.link.as_ref().and_then(|p| link_header(lab, lowest(lab, net), p, errors));
+    let link = row.link.as_ref().and_then(|p| link_header(lab, net, p, errors));
     let network = of_net(lab, net, &row.net, errors);
     let stack = row.stack.as_ref().map(|s| stack(lab, net, s, errors));
     Some(HeaderRow { inward: row.inward, neighbour: neighbour?, base, link, net: network, stack })
-}
-
-/// The VI that rides on the base, under `net` or `net` itself.
-fn lowest(lab: &Lab, mut net: NetId) -> NetId {
-    while let Some(below) = lab.net(net).over.filter(|b| *b != BASE) {
-        net = below;
-    }
-    net
 }
 
 /// A header between two nodes of `net`, or two link ends, or two literal addresses.

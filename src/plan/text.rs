@@ -40,7 +40,7 @@ impl fmt::Display for Op {
                 write!(f, "tc -n {ns} qdisc add dev {dev} root netem delay {delay_us}us limit 10000")
             }
             Self::AddRoute { ns, prefix, hops, src } => {
-                write!(f, "ip -n {ns} route add {prefix}")?;
+                write!(f, "ip -n {ns} route add {prefix} proto static")?;
                 route_hops(f, hops, src.map(|s| format!(" src {s}")).unwrap_or_default())
             }
             Self::AddRuleset { ns, text } => {
@@ -109,7 +109,7 @@ mod tests {
         };
         assert_eq!(
             op.to_string(),
-            "ip -n b.X route add 10.0.0.9/32 src 10.0.0.2 nexthop via 10.0.0.1 dev e-Y nexthop via 10.0.0.1 dev e-Z"
+            "ip -n b.X route add 10.0.0.9/32 proto static src 10.0.0.2 nexthop via 10.0.0.1 dev e-Y nexthop via 10.0.0.1 dev e-Z"
         );
     }
 }
