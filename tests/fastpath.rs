@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -132,6 +132,8 @@ impl Drop for Spaces {
 /// A running lab; the engine ends before the namespaces go.
 struct Lab {
     engine: Child,
+    /// Kept open: the test harness in there prints at its end.
+    _output: BufReader<ChildStdout>,
     control: PathBuf,
     _dir: tempfile::TempDir,
     spaces: Spaces,
@@ -231,9 +233,10 @@ impl Lab {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(engine.stdout.take().unwrap()).lines();
-        assert!(lines.any(|l| l.unwrap().contains("engine ready")), "the engine ended");
-        Self { engine, control, _dir: dir, spaces }
+        let mut output = BufReader::new(engine.stdout.take().unwrap());
+        let ready = output.by_ref().lines().any(|l| l.unwrap().contains("engine ready"));
+        assert!(ready, "the engine ended");
+        Self { engine, _output: output, control, _dir: dir, spaces }
     }
 
     fn counters(&self) -> AllCounters {
