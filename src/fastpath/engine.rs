@@ -122,7 +122,7 @@ struct Engine {
 }
 
 /// Carries the packets of `config` until SIGTERM or SIGINT. `on_ready` is called once when all packets are carried
-/// and `control_path` is listened to.
+/// and `control_path` is listened to. The signals are blocked in the calling thread, so it should be the only one.
 ///
 /// # Errors
 /// If a namespace, a device or a socket cannot be opened, or epoll fails.

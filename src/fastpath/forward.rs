@@ -23,12 +23,12 @@ use std::net::Ipv4Addr;
 use super::config::{Below, Config};
 use super::counters::{Count, Counters, Reason};
 use super::fib::{Fib, Lookup};
-use super::frame::{Frame, HEADROOM};
+use super::frame::Frame;
 use crate::packet::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View, Malformed, ipv4};
 
-/// Steps a packet may take on one base node: each layer takes at most two, and a frame has room for this many
-/// headers.
-const MAX_STEPS: usize = 2 * HEADROOM / ipv4::HEADER_LEN;
+/// Arrivals and transmissions of one packet on one base node before it is dropped. Loops end sooner: in one layer by
+/// TTL, of layers by the frame's headroom; this bounds loops in several layers at once.
+const MAX_STEPS: usize = 4096;
 
 /// Where a packet was read. Both are indices of [`Config`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -441,3 +441,6 @@ fn decapsulate(frame: &mut Frame, counters: &mut Counters) -> Result<(), Reason>
 fn is_unicast(addr: Ipv4Addr) -> bool {
     !matches!(addr.octets()[0], 0 | 127 | 224..)
 }
+
+#[cfg(test)]
+mod tests;
