@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{DONE, machine, measure};
+use super::{DONE, machine, measure, test};
 use crate::error::Result;
 use crate::lab;
 
@@ -23,6 +23,9 @@ pub(super) enum Command {
     /// What namespaces of an unprivileged user can do: started by up and doctor
     #[command(name = machine::PROBE, hide = true)]
     Probe { what: machine::Probe },
+    /// The tests of a lab that is up: started by test
+    #[command(name = test::TESTER, hide = true)]
+    Tester { lab: String },
 }
 
 pub(super) fn run(command: Command) -> Result<u8> {
@@ -31,6 +34,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Init { dir, watcher } => lab::init::run(&dir, watcher, &measure::verify)?,
         Command::Engine { dir } => lab::engine::run(&dir)?,
         Command::Probe { what } => machine::probe(what)?,
+        Command::Tester { lab } => test::measure(&lab)?,
     }
     Ok(DONE)
 }

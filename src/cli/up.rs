@@ -70,12 +70,15 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     args.dataplane.apply(&mut lab);
     let plan = plan(&lab)?;
     let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
-    match start(&Job { file, lab, plan })? {
-        Started::Up(job, timings) => {
+    let job = Job { file, lab, plan };
+    let signals = interruptions()?;
+    match come_up(&job, &signals)? {
+        Coming::Ready(starting, timings) => {
+            starting.commit()?;
             report(&job, &timings, args)?;
             Ok(DONE)
         }
-        Started::Interrupted(signal) => Ok(BY_SIGNAL + signal),
+        Coming::Interrupted(signal) => Ok(interrupted(signal)),
     }
 }
 
@@ -85,33 +88,37 @@ pub(super) fn plan(lab: &Lab) -> Result<Plan> {
     crate::plan::build(lab, &rib, &machine::machine()?)
 }
 
-enum Started<'a> {
-    Up(&'a Job, Timings),
+/// How a lab's coming up ended, if not with an error.
+pub(super) enum Coming {
+    /// It is verified; it ends with [`Starting`] unless it is committed.
+    Ready(Starting, Timings),
+    /// This signal came; nothing is left.
     Interrupted(u8),
 }
 
-/// Starts a lab, commits it when it is ready, and leaves nothing when it is not.
-fn start(job: &Job) -> Result<Started<'_>> {
-    let signals = interruptions().doing(Kind::Environment, || "cannot prepare for signals".into())?;
+/// Starts a lab and waits until it is ready; leaves nothing when it is not.
+pub(super) fn come_up(job: &Job, signals: &SignalFd) -> Result<Coming> {
     let mut starting = Starting::begin(job)?;
     let mut display = Display::new();
-    let outcome = follow(&mut starting, &signals, &mut display);
+    let outcome = follow(&mut starting, signals, &mut display);
     display.finish();
     match outcome {
-        Ok(Followed::Ready(timings)) => {
-            starting.commit()?;
-            Ok(Started::Up(job, timings))
-        }
+        Ok(Followed::Ready(timings)) => Ok(Coming::Ready(starting, timings)),
         Ok(Followed::Interrupted(signal)) => {
             starting.abandon();
-            output::note("interrupted; nothing is left");
-            Ok(Started::Interrupted(signal))
+            Ok(Coming::Interrupted(signal))
         }
         Err(e) => {
             starting.abandon();
             Err(e)
         }
     }
+}
+
+/// Says that a signal came; the exit code that shells give for it.
+pub(super) fn interrupted(signal: u8) -> u8 {
+    output::note("interrupted; nothing is left");
+    BY_SIGNAL + signal
 }
 
 enum Followed {
@@ -132,17 +139,25 @@ fn follow(starting: &mut Starting, signals: &SignalFd, display: &mut Display) ->
     }
 }
 
-fn interruptions() -> nix::Result<SignalFd> {
+/// The signals that end a command early, held back to be read.
+pub(super) fn interruptions() -> Result<SignalFd> {
     let set: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    set.thread_block()?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    set.thread_block()
+        .and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
+        .doing(Kind::Environment, || "cannot prepare for signals".into())
+}
+
+/// The number of a signal that has come.
+pub(super) fn signalled(signals: &SignalFd) -> nix::Result<Option<u8>> {
+    let info = signals.read_signal()?;
+    Ok(info.map(|info| u8::try_from(info.ssi_signo).unwrap_or(u8::MAX - BY_SIGNAL)))
 }
 
 /// Waits for a message; the number of the signal that came instead.
 fn wait(starting: &Starting, signals: &SignalFd) -> nix::Result<Option<u8>> {
     loop {
-        if let Some(info) = signals.read_signal()? {
-            return Ok(Some(u8::try_from(info.ssi_signo).unwrap_or(u8::MAX - BY_SIGNAL)));
+        if let Some(signal) = signalled(signals)? {
+            return Ok(Some(signal));
         }
         if starting.buffered() {
             return Ok(None);
@@ -216,12 +231,22 @@ fn report(job: &Job, timings: &Timings, args: &Args) -> Result<()> {
     let titles = ["network", "node", "address", "mtu", "base node", "dataplane"];
     table(&titles, &rows).iter().for_each(|line| output::note(line));
     output::note(&format!("\n{}", times(timings)));
-    output::note(&format!("lab {} is up: {}", job.lab.name, job.plan.why));
+    let on = carried_by(&job.lab, &job.plan);
+    output::note(&format!("lab {} is up on {on}: {}", job.lab.name, job.plan.why));
     Ok(())
 }
 
-fn dataplanes<'a>(lab: &'a Lab, plan: &'a Plan) -> BTreeMap<&'a str, crate::model::Dataplane> {
+pub(super) fn dataplanes<'a>(lab: &'a Lab, plan: &'a Plan) -> BTreeMap<&'a str, crate::model::Dataplane> {
     lab.base().nodes.iter().map(|n| n.name.as_str()).zip(plan.dataplanes.iter().copied()).collect()
+}
+
+/// The dataplanes that carry virtual links, in words.
+pub(super) fn carried_by(lab: &Lab, plan: &Plan) -> String {
+    let virtual_nodes = lab.networks[1..].iter().flat_map(|n| &n.nodes);
+    let used: std::collections::BTreeSet<&str> =
+        virtual_nodes.filter_map(|n| plan.dataplanes.get(n.base.index)).map(|d| name(*d)).collect();
+    let used: Vec<&str> = used.into_iter().collect();
+    if used.is_empty() { "base only".to_owned() } else { used.join(" and ") }
 }
 
 fn node_json(lab: &Lab, id: NodeId) -> serde_json::Value {
@@ -266,7 +291,7 @@ fn times(timings: &Timings) -> String {
     format!("{} in {}", stages.join(", "), time(total))
 }
 
-fn time(ms: f64) -> String {
+pub(super) fn time(ms: f64) -> String {
     let time = Duration::from_secs_f64(ms / 1000.0);
     if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.2} s", time.as_secs_f64()) }
 }
