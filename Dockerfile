@@ -1,0 +1,24 @@
+# vilab and the programs it calls, with the example labs.
+#
+#   docker build -t vilab .
+#   docker run --rm --privileged vilab test /usr/share/vilab/labs/figure-07-headers.yaml
+#   docker run --rm --privileged -v "$PWD:/labs" -w /labs vilab test my-lab.yaml
+#
+# A lab is made of network, mount and PID namespaces, so the container needs --privileged. Its kernel is the host's:
+# load ipip there (modprobe ipip) for the kernel dataplane; without it, labs run on the fast path.
+
+FROM rust:1-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN cargo build --locked --release
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends \
+        frr iproute2 iputils-ping kmod nftables tcpdump traceroute \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /src/target/release/vilab /usr/local/bin/vilab
+COPY labs /usr/share/vilab/labs
+COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/vilab/
+ENTRYPOINT ["vilab"]
+CMD ["--help"]
