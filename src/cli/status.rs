@@ -1,16 +1,24 @@
-//! `vilab status`. A lab's name, or nothing, goes in; what is up comes out. It never changes anything.
+//! `vilab status`. A lab's name, or nothing, goes in; what is up comes out: labs, and of one lab its nodes, links,
+//! roles and counters. It never changes anything.
 
-use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
 
 use super::table::table;
-use super::{DONE, output};
+use super::{DONE, measure, output, up};
 use crate::error::Result;
-use crate::lab::Running;
+use crate::lab::{Running, State};
+use crate::model::{Lab, Link, NodeId, Role};
+use crate::observe::{self, Context, LinkStats, Part};
+
+type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  vilab status first")]
+#[command(after_help = "Examples:\n  vilab status\n  vilab status first --json")]
 pub(super) struct Args {
-    /// The lab to show in detail
+    /// The lab to show in detail; may be left out when only one is up
+    #[arg(env = "VILAB_LAB")]
     lab: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -18,31 +26,274 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    list(args.json)?;
+    let mut labs = match &args.lab {
+        Some(name) => vec![Running::open(name)?],
+        None => Running::list()?,
+    };
+    match (labs.pop(), labs.is_empty()) {
+        (Some(only), true) => details(&only, args.json)?,
+        (None, _) if !args.json => output::note("no lab is up"),
+        (last, _) => {
+            labs.extend(last);
+            list(&labs, args.json)?;
+        }
+    }
     Ok(DONE)
 }
 
-fn list(as_json: bool) -> Result<()> {
-    let labs = Running::list()?;
+fn list(labs: &[Running], as_json: bool) -> Result<()> {
     if as_json {
-        let labs: Vec<_> = labs.iter().map(|l| json!({
-            "name": l.name(), "nodes": l.state().lab.nodes().count(), "created": l.state().created, "file": l.state().file,
-            "init": l.state().init, "watcher": l.state().watcher,
-        })).collect();
+        let labs: Vec<Value> = labs.iter().map(|l| summary(l.state())).collect();
         return output::json(&json!({ "schema": "vilab.labs/1", "labs": labs }));
     }
-    let rows: Vec<_> = labs
-        .iter()
-        .map(|l| {
-            let s = l.state();
-            vec![
-                l.name().to_owned(),
-                s.lab.nodes().count().to_string(),
-                s.created.clone(),
-                s.file.display().to_string(),
-            ]
-        })
-        .collect();
-    table(&["lab", "nodes", "up since", "file"], &rows).iter().for_each(|l| output::line(l));
+    let row = |l: &Running| {
+        let s = l.state();
+        let vis = s.lab.networks.len() - 1;
+        let nodes = s.lab.nodes().count();
+        vec![
+            l.name().to_owned(),
+            nodes.to_string(),
+            vis.to_string(),
+            s.created.clone(),
+            s.file.display().to_string(),
+        ]
+    };
+    let rows: Vec<_> = labs.iter().map(row).collect();
+    print(&["lab", "nodes", "VIs", "up since", "file"], &rows);
     Ok(())
+}
+
+fn summary(state: &State) -> Value {
+    json!({
+        "name": state.lab.name,
+        "nodes": state.lab.nodes().count(),
+        "vis": state.lab.networks.len() - 1,
+        "created": state.created,
+        "file": state.file,
+        "init": state.init,
+        "watcher": state.watcher,
+    })
+}
+
+/// Everything that is known of one lab.
+struct Details<'a> {
+    state: &'a State,
+    links: Vec<LinkStats>,
+    /// For each VI, in their order, the part of each base node.
+    roles: Vec<Vec<Part>>,
+    counters: Counters,
+}
+
+fn details(lab: &Running, as_json: bool) -> Result<()> {
+    lab.join()?;
+    measure::with_context(lab, |context| {
+        let details = Details {
+            state: lab.state(),
+            links: links(context)?,
+            roles: context.lab.networks[1..]
+                .iter()
+                .map(|n| observe::roles(context.lab, context.rib, n.id))
+                .collect(),
+            counters: observe::counters(context)?,
+        };
+        if as_json {
+            return output::json(&details.json());
+        }
+        details.print();
+        Ok(())
+    })
+}
+
+fn links(context: &Context<'_>) -> Result<Vec<LinkStats>> {
+    let each = context.lab.networks.iter().map(|n| observe::links(context, n.id));
+    Ok(each.collect::<Result<Vec<_>>>()?.concat())
+}
+
+impl Details<'_> {
+    fn lab(&self) -> &Lab {
+        &self.state.lab
+    }
+
+    fn print(&self) {
+        let (state, lab) = (self.state, self.lab());
+        output::line(&format!("lab {}, up since {}, from {}", lab.name, state.created, state.file.display()));
+        if let Some(description) = &lab.description {
+            output::line(description);
+        }
+        output::line(&format!("dataplane: {}", state.why));
+        self.print_nodes();
+        self.print_links();
+        self.print_roles();
+        self.print_counters();
+    }
+
+    fn print_nodes(&self) {
+        let rows: Vec<_> = self.lab().nodes().map(|n| self.node_row(n.id)).collect();
+        section("nodes", &["network", "node", "role", "at", "address", "mtu", "dataplane"], &rows);
+    }
+
+    fn node_row(&self, id: NodeId) -> Vec<String> {
+        let lab = self.lab();
+        let node = lab.node(id);
+        vec![
+            lab.net(id.net).name.clone(),
+            node.name.clone(),
+            role(node.role).to_owned(),
+            node.at.map(|at| lab.full_name(at)).unwrap_or_default(),
+            lab.address(id).map(|a| a.to_string()).unwrap_or_default(),
+            up::mtu(lab, id).map(|m| m.to_string()).unwrap_or_default(),
+            self.state.dataplanes.get(node.base.index).map_or("", |d| up::name(*d)).to_owned(),
+        ]
+    }
+
+    fn print_links(&self) {
+        let rows: Vec<_> = self.links.iter().map(|stats| self.link_row(stats)).collect();
+        let titles =
+            ["network", "link", "ends", "addresses", "link addresses", "mtu", "cost", "state", "packets"];
+        section("links", &titles, &rows);
+    }
+
+    fn link_row(&self, stats: &LinkStats) -> Vec<String> {
+        let lab = self.lab();
+        let link = lab.link(stats.link);
+        let [a, b] = &link.ends;
+        let device = |side: usize| format!("{}:{}", lab.node(link.ends[side].node).name, link.ends[side].dev);
+        vec![
+            lab.net(link.id.net).name.clone(),
+            link.name.clone(),
+            format!("{} {}", device(0), device(1)),
+            format!("{} {}", a.addr, b.addr),
+            a.link_addr.zip(b.link_addr).map(|(a, b)| format!("{a} {b}")).unwrap_or_default(),
+            link.mtu.to_string(),
+            link.cost.to_string(),
+            state_of(stats).to_owned(),
+            packets(stats),
+        ]
+    }
+
+    fn print_roles(&self) {
+        let lab = self.lab();
+        let Some(vis) = lab.networks.get(1..).filter(|vis| !vis.is_empty()) else { return };
+        let titles: Vec<&str> =
+            std::iter::once("base node").chain(vis.iter().map(|n| n.name.as_str())).collect();
+        let rows: Vec<Vec<String>> = lab
+            .base()
+            .nodes
+            .iter()
+            .map(|node| {
+                let parts = self.roles.iter().map(|parts| parts[node.id.index].words());
+                std::iter::once(node.name.clone()).chain(parts).collect()
+            })
+            .collect();
+        section("roles", &titles, &rows);
+    }
+
+    /// A row for each base node, a column for each counter that has counted something anywhere.
+    fn print_counters(&self) {
+        let counted = self.counters.values().flatten().filter(|(_, count)| **count > 0);
+        let names: BTreeSet<&str> = counted.map(|(name, _)| name.as_str()).collect();
+        if names.is_empty() {
+            return;
+        }
+        let titles: Vec<&str> = std::iter::once("base node").chain(names.iter().copied()).collect();
+        let row = |(node, counters): (&String, &BTreeMap<String, u64>)| {
+            let count = |name: &&str| counters.get(*name).map(u64::to_string).unwrap_or_default();
+            std::iter::once(node.clone()).chain(names.iter().map(count)).collect()
+        };
+        let rows: Vec<Vec<String>> = self.counters.iter().map(row).collect();
+        section("counters", &titles, &rows);
+    }
+
+    fn json(&self) -> Value {
+        let (state, lab) = (self.state, self.lab());
+        let roles: BTreeMap<&str, BTreeMap<&str, Part>> = lab
+            .networks
+            .iter()
+            .skip(1)
+            .zip(&self.roles)
+            .map(|(vi, parts)| {
+                let names = lab.base().nodes.iter().map(|n| n.name.as_str());
+                (vi.name.as_str(), names.zip(parts.iter().copied()).collect())
+            })
+            .collect();
+        let mut value = summary(state);
+        value["schema"] = json!("vilab.status/1");
+        value["description"] = json!(lab.description);
+        value["why"] = json!(state.why);
+        value["timings"] = json!(state.timings);
+        value["nodes"] = lab.nodes().map(|n| self.node_json(n.id)).collect();
+        value["links"] = self.links.iter().map(|s| self.link_json(lab.link(s.link), s)).collect();
+        value["roles"] = json!(roles);
+        value["counters"] = json!(self.counters);
+        value
+    }
+
+    fn node_json(&self, id: NodeId) -> Value {
+        let lab = self.lab();
+        let node = lab.node(id);
+        json!({
+            "name": lab.full_name(id),
+            "role": node.role,
+            "at": node.at.map(|at| lab.full_name(at)),
+            "base": lab.node(node.base).name,
+            "netns": node.netns,
+            "address": lab.address(id),
+            "addresses": lab.addresses(id).collect::<Vec<_>>(),
+            "mtu": up::mtu(lab, id),
+            "dataplane": self.state.dataplanes.get(node.base.index),
+        })
+    }
+
+    fn link_json(&self, link: &Link, stats: &LinkStats) -> Value {
+        let lab = self.lab();
+        let end = |side: usize| {
+            let end = &link.ends[side];
+            json!({
+                "node": lab.full_name(end.node),
+                "device": end.dev,
+                "address": end.addr,
+                "link_address": end.link_addr,
+                "statistics": stats.ends[side],
+            })
+        };
+        json!({
+            "network": lab.net(link.id.net).name,
+            "name": link.name,
+            "mtu": link.mtu,
+            "cost": link.cost,
+            "state": state_of(stats),
+            "ends": [end(0), end(1)],
+        })
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Host => "host",
+        Role::Router => "router",
+        Role::Both => "both",
+    }
+}
+
+fn state_of(stats: &LinkStats) -> &'static str {
+    match stats.ends {
+        [Some(a), Some(b)] if a.up && b.up => "up",
+        [Some(_), Some(_)] => "down",
+        _ => "gone",
+    }
+}
+
+/// Packets each end has sent.
+fn packets(stats: &LinkStats) -> String {
+    let sent: Vec<String> = stats.ends.iter().map(|e| e.map_or(0, |e| e.tx_packets).to_string()).collect();
+    sent.join(" ")
+}
+
+fn section(title: &str, titles: &[&str], rows: &[Vec<String>]) {
+    output::line(&format!("\n{title}"));
+    print(titles, rows);
+}
+
+fn print(titles: &[&str], rows: &[Vec<String>]) {
+    table(titles, rows).iter().for_each(|row| output::line(row));
 }

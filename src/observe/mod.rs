@@ -14,6 +14,7 @@ mod names;
 mod ping;
 mod probe;
 mod reach;
+mod roles;
 mod runner;
 mod sizes;
 mod trace;
@@ -28,6 +29,7 @@ pub use counters::counters;
 pub use devices::{EndStats, LinkStats, links};
 pub use names::{layers, name_of, pair, path, side_by_side};
 pub use reach::{Reached, Verified, reach, verify, verify_within};
+pub use roles::{Part, roles};
 pub use runner::{TestResult, run_tests};
 pub use trace::{Hop, trace};
 
