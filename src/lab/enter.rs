@@ -122,7 +122,10 @@ fn attend(child: &Child, signals: &SignalFd) -> io::Result<u8> {
                 // Whoever continued us may not have continued the whole process group.
                 let _ended = pidfd::send_signal(&fd, Signal::SIGCONT);
             }
-            _ => {
+            WaitStatus::StillAlive
+            | WaitStatus::Continued(_)
+            | WaitStatus::PtraceEvent(..)
+            | WaitStatus::PtraceSyscall(_) => {
                 let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
                 poll(&mut fds, PollTimeout::NONE)?;
             }
