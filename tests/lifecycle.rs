@@ -416,6 +416,22 @@ fn strike(bench: &Bench, up: &mut Child, victim: u64) {
 }
 
 #[test]
+fn a_killed_engine_is_started_again() {
+    let Some(bench) = Bench::new() else { return };
+    let vis = "dataplane: fastpath\nvis:\n  v:\n    nodes: {a: X, b: Z}\n    links: [a -- b]\n";
+    let file = bench.file("one", &format!("{LINE}{vis}"));
+    bench.ok(&["up", &file]);
+    for _ in 0..2 {
+        send(bench.process("lab-engine", "one").unwrap(), Signal::SIGKILL);
+        wait_for("the engine to forward again", || {
+            bench.vilab(&["exec", "a", "ping", "-c1", "-W1", "b"]).status.success()
+        });
+    }
+    bench.ok(&["down"]);
+    bench.nothing_left();
+}
+
+#[test]
 fn an_interrupted_up_leaves_nothing_and_says_so() {
     let Some(bench) = Bench::new() else { return };
     let vis = "vis:\n  v:\n    nodes: {a: X, b: Z}\n    links: [a -- b]\n";

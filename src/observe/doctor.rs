@@ -93,11 +93,17 @@ fn namespaces(machine: &Result<Machine>) -> Finding {
 
 fn dataplanes(machine: &Machine) -> [Finding; 4] {
     [
-        Finding::new("TUN", machine.tun, "the fastpath dataplane", module("tun")),
-        Finding::new("ipip", machine.ipip, "the kernel dataplane", module("ipip")),
-        Finding::new("nftables", machine.nft, "the kernel dataplane's strong host rules", nft_fix()),
-        Finding::new("netem", machine.netem, "the kernel dataplane's deep nesting", module("sch_netem")),
+        of_kernel("TUN", machine.tun, "the fastpath dataplane", module("tun")),
+        of_kernel("ipip", machine.ipip, "the kernel dataplane", module("ipip")),
+        of_kernel("nftables", machine.nft, "the kernel dataplane's strong host rules", nft_fix()),
+        of_kernel("netem", machine.netem, "the kernel dataplane's deep nesting", module("sch_netem")),
     ]
+}
+
+/// Something of the kernel, for which no command helps where the kernel has no module for it.
+fn of_kernel(name: &'static str, ok: bool, purpose: &str, fix: Option<String>) -> Finding {
+    let lacking = if ok || fix.is_some() { "" } else { "; this kernel was built without it" };
+    Finding::new(name, ok, format!("{purpose}{lacking}"), fix)
 }
 
 fn nft_fix() -> Option<String> {
