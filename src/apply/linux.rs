@@ -179,22 +179,22 @@ impl Kernel for Linux {
     }
 
     fn set_sysctls(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
-        self.visit(by_ns, |op| match op {
-            Op::SetSysctl { key, value, .. } => {
-                std::fs::write(format!("/proc/sys/{key}"), value).map_err(|e| cannot(op).because(e))
-            }
-            _ => Err(Error::bug(format!("not a sysctl: {op:?}"))),
+        self.visit(by_ns, |op| {
+            let Op::SetSysctl { key, value, .. } = op else {
+                return Err(Error::bug(format!("not a sysctl: {op:?}")));
+            };
+            std::fs::write(format!("/proc/sys/{key}"), value).map_err(|e| cannot(op).because(e))
         })?;
         Ok(())
     }
 
     fn add_tuns(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
-        let made = self.visit(by_ns, |op| match op {
-            Op::AddTun { dev, .. } => {
-                crate::sys::tun::create_persistent(dev).map_err(|e| cannot(op).because(e))?;
-                nix::net::if_::if_nametoindex(dev.as_str()).map_err(|e| cannot(op).because(e))
-            }
-            _ => Err(Error::bug(format!("not a TUN device: {op:?}"))),
+        let made = self.visit(by_ns, |op| {
+            let Op::AddTun { dev, .. } = op else {
+                return Err(Error::bug(format!("not a TUN device: {op:?}")));
+            };
+            crate::sys::tun::create_persistent(dev).map_err(|e| cannot(op).because(e))?;
+            nix::net::if_::if_nametoindex(dev.as_str()).map_err(|e| cannot(op).because(e))
         })?;
         for (op, index) in made {
             if let Op::AddTun { ns, dev } = op {

@@ -1,10 +1,14 @@
 //! `vilab check`. A lab file goes in; its errors come out. It never changes anything.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
 
 use super::{DONE, FAILED, output};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lab;
+use crate::model::Lab;
+use crate::spec::Diagnostic;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  vilab check lab.yaml")]
@@ -12,24 +16,51 @@ pub(super) struct Args {
     /// The lab files
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// Print the errors as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let mut code = DONE;
-    for file in &args.files {
-        match lab::load(file) {
-            Ok(lab) => output::note(&format!(
-                "{}: lab {}, {} networks, {} nodes",
-                file.display(),
-                lab.name,
-                lab.networks.len(),
-                lab.nodes().count()
-            )),
-            Err(e) => {
-                output::error(&e);
-                code = FAILED;
-            }
-        }
+    let checked: Vec<_> = args.files.iter().map(|file| (file, lab::load(file))).collect();
+    if args.json {
+        let files: Vec<Value> = checked.iter().map(|(file, result)| as_json(file, result)).collect();
+        output::json(&json!({ "schema": "vilab.check/1", "files": files }))?;
+    } else {
+        checked.iter().for_each(|(file, result)| print(file, result));
     }
-    Ok(code)
+    Ok(if checked.iter().all(|(_, result)| result.is_ok()) { DONE } else { FAILED })
+}
+
+fn print(file: &Path, result: &Result<Lab>) {
+    match result {
+        Ok(lab) => {
+            let (name, file) = (&lab.name, file.display());
+            let (networks, nodes) = (lab.networks.len(), lab.nodes().count());
+            output::note(&format!("{file}: lab {name}, {networks} networks, {nodes} nodes"));
+        }
+        Err(e) => output::error(e),
+    }
+}
+
+fn as_json(file: &Path, result: &Result<Lab>) -> Value {
+    match result {
+        Ok(lab) => json!({ "file": file, "ok": true, "lab": lab.name, "errors": [] }),
+        Err(e) => json!({ "file": file, "ok": false, "errors": errors(e) }),
+    }
+}
+
+/// Each with its place, from 1; without where the file could not even be read.
+fn errors(e: &Error) -> Vec<Value> {
+    let Some(report) = e.report() else {
+        return vec![json!({ "message": e.what(), "causes": e.causes() })];
+    };
+    let place = |d: &Diagnostic| {
+        let (line, column) = report.position(d.span);
+        json!({
+            "rule": d.rule, "line": line, "column": column,
+            "message": d.title, "label": d.label, "help": d.help,
+        })
+    };
+    report.diagnostics().iter().map(place).collect()
 }

@@ -3,7 +3,8 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::user;
-use crate::observe::doctor;
+use crate::observe::nesting::Nesting;
+use crate::observe::{doctor, nesting};
 use crate::plan::Machine;
 use crate::process;
 
@@ -23,19 +24,30 @@ pub(super) fn machine() -> Result<Machine> {
     ask(Probe::Quick)
 }
 
+/// How many tunnels nest, where there are tunnels.
+pub(super) fn nesting() -> Result<Nesting> {
+    ask(Probe::Nesting)
+}
+
 fn ask<T: serde::de::DeserializeOwned>(what: Probe) -> Result<T> {
     let argument = match what {
         Probe::Quick => "quick",
         Probe::Nesting => "nesting",
     };
     let answer = process::feed(process::myself("vilab: doctor", PROBE).arg(argument), "");
-    let answer = answer.map_err(|e| cannot().because(e.causes().join("; ")))?;
+    let answer = answer.map_err(|e| told(&e))?;
     serde_json::from_str(&answer).doing(Kind::Bug, || "cannot read what was measured".into())
 }
 
-fn cannot() -> Error {
-    Error::environment("this machine cannot make a lab's namespaces")
-        .hint("vilab doctor says what is missing")
+/// The error of the process, which it has printed: its first line, causes and hint.
+fn told(e: &Error) -> Error {
+    let said = e.causes().last().map_or("", String::as_str);
+    let after = |prefix: &str| said.lines().filter_map(|l| l.trim().strip_prefix(prefix)).collect::<Vec<_>>();
+    let Some(what) = after("error: ").first().copied() else {
+        return Error::environment("cannot try what this machine can do").because(e.what()).because(said);
+    };
+    let error = after("caused by: ").into_iter().fold(Error::environment(what), Error::because);
+    error.hint(after("hint: ").first().copied().unwrap_or("vilab doctor says what is missing"))
 }
 
 /// The process that tries things.
@@ -45,6 +57,6 @@ pub(super) fn probe(what: Probe) -> Result<()> {
     }
     match what {
         Probe::Quick => super::output::json(&doctor::machine()?),
-        Probe::Nesting => Ok(()),
+        Probe::Nesting => super::output::json(&nesting::nesting()?),
     }
 }

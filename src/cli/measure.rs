@@ -8,6 +8,9 @@ use crate::lab::{Namespaces, Running, State};
 use crate::observe::{self, Context};
 use crate::routing::Rib;
 
+/// The stage of [`verify`], which counts networks where the others count operations.
+pub(super) const VERIFY: &str = "verify";
+
 /// Checks a lab that has just been built, network by network.
 pub(super) fn verify(
     state: &State,
@@ -20,7 +23,7 @@ pub(super) fn verify(
     let context = Context { lab: &state.lab, rib: &rib, namespaces, dataplanes, fastpath_control };
     let total = state.lab.networks.len();
     let mut done = 0;
-    let mut report = |done| progress(&Progress { stage: "verify".into(), done, total });
+    let mut report = |done| progress(&Progress { stage: VERIFY.into(), done, total });
     report(done);
     observe::verify(&context, &mut |_| {
         done += 1;

@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
 use super::table::table;
-use super::{DONE, machine, output};
+use super::{DONE, machine, measure, output};
 use crate::apply::{Progress, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::{self, Job, Message, Starting};
@@ -131,7 +131,7 @@ fn follow(starting: &mut Starting, signals: &SignalFd, display: &mut Display) ->
         if let Some(signal) = wait(starting, signals).doing(Kind::Bug, || "cannot wait for the lab".into())? {
             return Ok(Followed::Interrupted(signal));
         }
-        match starting.next()? {
+        match starting.receive()? {
             Message::Progress(progress) => display.show(&progress),
             Message::Ready(timings) => return Ok(Followed::Ready(timings)),
             Message::Failed(failure) => return Err(Error::from(failure)),
@@ -188,7 +188,8 @@ impl Display {
     fn show(&mut self, progress: &Progress) {
         if !self.terminal {
             if progress.done == progress.total {
-                output::note(&format!("{}: {}", progress.stage, progress.total));
+                let unit = if progress.stage == measure::VERIFY { "networks" } else { "operations" };
+                output::note(&format!("{}: {} {unit}", progress.stage, progress.total));
             }
             return;
         }

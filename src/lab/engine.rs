@@ -38,6 +38,8 @@ fn forward(dir: &Path) -> Result<()> {
     let config: Config = serde_json::from_reader(BufReader::new(file)).doing(Kind::Bug, what)?;
     let namespaces = Namespaces::at(super::namespaces_dir(dir));
     let control = super::control_socket(dir);
+    // That of the engine before this one, if that was killed.
+    let _absent = std::fs::remove_file(&control);
     fastpath::run(&config, &namespaces, &control, announce)
 }
 

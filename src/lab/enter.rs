@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{SigSet, Signal, killpg, raise};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
@@ -59,10 +59,12 @@ pub fn run_in(
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Error::usage("no command to run"));
     };
-    let signals = block_signals().doing(Kind::Environment, || "cannot prepare for signals".into())?;
+    let (signals, before) =
+        block_signals().doing(Kind::Environment, || "cannot prepare for signals".into())?;
     let mut command = Command::new(program);
     command.args(arguments).envs(vars.iter().map(|(k, v)| (k, v)));
     child::die_with_parent(&mut command);
+    child::block(&mut command, before);
     match command.spawn() {
         Ok(child) => attend(&child, &signals)
             .doing(Kind::Environment, || format!("cannot wait for {}", program.to_string_lossy())),
@@ -98,13 +100,14 @@ fn enter(lab: &Running, id: NodeId) -> Result<()> {
     Ok(())
 }
 
-fn block_signals() -> nix::Result<SignalFd> {
+/// A descriptor to read signals from, and the signals that were blocked before, which the command starts with.
+fn block_signals() -> nix::Result<(SignalFd, SigSet)> {
     let mut set: SigSet = PASSED_ON.into_iter().collect();
     set.add(Signal::SIGCHLD);
     // Taking the terminal back from a shell that ended in a process group of its own must not stop us.
     set.add(Signal::SIGTTOU);
-    set.thread_block()?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    Ok((SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?, before))
 }
 
 fn attend(child: &Child, signals: &SignalFd) -> io::Result<u8> {
@@ -119,7 +122,10 @@ fn attend(child: &Child, signals: &SignalFd) -> io::Result<u8> {
                 // Whoever continued us may not have continued the whole process group.
                 let _ended = pidfd::send_signal(&fd, Signal::SIGCONT);
             }
-            _ => {
+            WaitStatus::StillAlive
+            | WaitStatus::Continued(_)
+            | WaitStatus::PtraceEvent(..)
+            | WaitStatus::PtraceSyscall(_) => {
                 let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
                 poll(&mut fds, PollTimeout::NONE)?;
             }

@@ -23,6 +23,7 @@ use super::{Namespaces, mounts};
 use crate::apply::{self, Progress, StageTime, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::process;
+use crate::sys::child;
 
 /// The subcommand under which [`super::engine::run`] is started.
 pub const ENGINE: &str = "lab-engine";
@@ -49,11 +50,9 @@ pub fn run(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<()> {
     result
 }
 
-fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervised> {
+fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Option<Engine>> {
     let building = || "cannot make the lab's namespaces".to_owned();
     tie_to_watcher().doing(Kind::Environment, building)?;
-    // Processes of the lab are born with this signal blocked only where they are not started by a shell or us.
-    let children = children().doing(Kind::Environment, building)?;
     let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
     unshare(flags).doing(Kind::Environment, building)?;
     mounts::own_namespace().doing(Kind::Environment, building)?;
@@ -87,7 +86,7 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervised> {
     state.timings.clone_from(&timings);
     state.write(dir)?;
     let _gone = Message::Ready(timings).send(io::stdout());
-    Ok(Supervised { children, engine })
+    Ok(engine)
 }
 
 /// Dies with the watcher, whenever and however that dies. If it died before this process could ask for that, its
@@ -163,11 +162,9 @@ impl Engine {
     }
 
     fn spawn(&mut self) -> io::Result<Child> {
-        let child = process::myself(&format!("vilab: fast path {}", self.name), ENGINE)
-            .arg(&self.dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = process::myself(&format!("vilab: fast path {}", self.name), ENGINE);
+        child::block(&mut command, SigSet::empty());
+        let child = command.arg(&self.dir).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         self.pid = i32::try_from(child.id()).ok().map(Pid::from_raw);
         self.started = Instant::now();
         Ok(child)
@@ -213,8 +210,9 @@ struct Supervised {
 }
 
 /// Reaps orphans and restarts the engine until the watcher is gone, which the kernel answers with SIGKILL anyway.
-fn supervise(mut lab: Supervised) -> Result<()> {
+fn supervise(engine: Option<Engine>) -> Result<()> {
     let failed = || "cannot look after the lab's processes".to_owned();
+    let mut lab = Supervised { children: children().doing(Kind::Environment, failed)?, engine };
     loop {
         reap(&mut lab);
         let timeout = match &mut lab.engine {

@@ -61,7 +61,7 @@ impl Starting {
     ///
     /// # Errors
     /// If the lab has ended without one.
-    pub fn next(&mut self) -> Result<Message> {
+    pub fn receive(&mut self) -> Result<Message> {
         let mut line = String::new();
         // An end by signal is an end of the stream too.
         let _reset = self.socket.read_line(&mut line);

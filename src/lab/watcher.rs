@@ -22,7 +22,7 @@ use super::dir::{Claim, LOG, WATCHER};
 use super::message::{Failure, Message};
 use crate::error::{Context, Error, Kind, Result};
 use crate::process;
-use crate::sys::pidfd;
+use crate::sys::{child, pidfd};
 
 /// The subcommand under which [`super::init::run`] is started.
 pub const INIT: &str = "lab-init";
@@ -107,7 +107,9 @@ fn block_signals() -> nix::Result<SignalFd> {
 fn spawn_init(claim: &Claim, name: &str, job: OwnedFd, socket: UnixStream) -> io::Result<Child> {
     let log = File::create(claim.path().join(LOG))?;
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-    process::myself(&format!("vilab: lab {name}"), INIT)
+    let mut command = process::myself(&format!("vilab: lab {name}"), INIT);
+    child::block(&mut command, SigSet::empty());
+    command
         .arg(claim.path())
         .arg(std::process::id().to_string())
         .env_clear()

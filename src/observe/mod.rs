@@ -11,6 +11,7 @@ mod headers;
 mod inject;
 mod isolated;
 mod names;
+pub mod nesting;
 mod ping;
 mod probe;
 mod reach;

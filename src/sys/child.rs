@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 /// The child gets SIGKILL when the thread that spawns it ends, however it ends: PR_SET_PDEATHSIG of prctl(2).
 ///
@@ -24,5 +24,13 @@ pub fn die_with_parent(command: &mut Command) {
         }
     };
     // SAFETY: the closure makes two system calls and allocates nothing, which is safe after fork.
+    unsafe { command.pre_exec(step) };
+}
+
+/// The child starts with these signals blocked and no others, whatever its parent blocks: exec(2) keeps the mask.
+#[expect(unsafe_code, reason = "pre_exec runs in a forked child")]
+pub fn block(command: &mut Command, mask: SigSet) {
+    let step = move || mask.thread_set_mask().map_err(io::Error::from);
+    // SAFETY: the closure makes one system call and allocates nothing, which is safe after fork.
     unsafe { command.pre_exec(step) };
 }
