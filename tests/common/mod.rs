@@ -1,6 +1,11 @@
 //! What the integration tests share: whether this machine can run them, and labs that go down when dropped.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::print_stdout,
+    reason = "each test binary uses its part; a skip must be seen"
+)]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
