@@ -27,7 +27,10 @@ impl fmt::Display for Op {
                 write!(f, "ip -n {ns} addr add {addr} dev {dev}{flag}")
             }
             Self::AddIpip { ns, dev, local, remote } => {
-                write!(f, "ip -n {ns} link add name {dev} type ipip local {local} remote {remote} ttl 64")
+                write!(
+                    f,
+                    "ip -n {ns} link add name {dev} type ipip mode ipip local {local} remote {remote} ttl 64"
+                )
             }
             Self::AddTun { ns, dev } => write!(f, "ip netns exec {ns} ip tuntap add dev {dev} mode tun"),
             Self::MoveLink { ns, dev, to, name } => {
