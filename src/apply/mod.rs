@@ -68,6 +68,14 @@ pub trait Kernel {
     /// The first that cannot be made.
     fn add_tuns(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()>;
 
+    /// The operations of a stage have all been carried out: what follows from them is to be so too.
+    ///
+    /// # Errors
+    /// The first refusal.
+    fn end_stage(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Loads rulesets: [`Op::AddRuleset`] only.
     ///
     /// # Errors
@@ -107,7 +115,7 @@ fn execute_stage(kernel: &mut dyn Kernel, stage: &Stage, progress: &mut dyn FnMu
         done += by_ns.values().map(Vec::len).sum::<usize>();
         report(done);
     }
-    Ok(())
+    kernel.end_stage()
 }
 
 fn execute_batch(kernel: &mut dyn Kernel, class: Class, by_ns: &ByNetns<'_>) -> Result<()> {

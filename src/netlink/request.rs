@@ -6,11 +6,14 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::Ipv4Net;
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::{RouteNextHop, RouteScope};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteNextHop, RouteScope, RouteType};
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{
     AddressMessageBuilder, LinkIpIp, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     RouteNextHopBuilder,
@@ -39,7 +42,12 @@ pub struct VethEnd<'a, N> {
     pub netns: N,
     pub dev: &'a str,
     pub index: u32,
+    /// Its Ethernet address.
+    pub mac: Mac,
 }
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
 
 /// One next hop of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +69,17 @@ impl Request {
     /// request (ENOTCONN): see [`Request::up`].
     #[must_use]
     pub fn add_veth<N: AsFd>(a: &VethEnd<'_, N>, b: &VethEnd<'_, N>, mtu: u32) -> Self {
-        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(b.dev).index(b.index).mtu(mtu);
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(b.dev)
+            .index(b.index)
+            .mtu(mtu)
+            .address(b.mac.to_vec());
         let peer = one_queue(peer).setns_by_fd(b.netns.as_fd().as_raw_fd()).build();
         let link = LinkMessageBuilder::<LinkVeth>::new(a.dev, b.dev)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .index(a.index)
-            .mtu(mtu);
+            .mtu(mtu)
+            .address(a.mac.to_vec());
         let link = one_queue(link).setns_by_fd(a.netns.as_fd().as_raw_fd()).up().build();
         Self::create(RouteNetlinkMessage::NewLink(link))
     }
@@ -111,6 +124,20 @@ impl Request {
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
         }
         Self::create(RouteNetlinkMessage::NewAddress(message))
+    }
+
+    /// A permanent neighbour: it is never asked for, and it does not count against `gc_thresh3`, the bound on the
+    /// neighbours of all namespaces of the machine together.
+    #[must_use]
+    pub fn add_neighbour(index: u32, addr: Ipv4Addr, mac: Mac) -> Self {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        Self::create(RouteNetlinkMessage::NewNeighbour(message))
     }
 
     /// A route of the main table; several next hops are one multipath route.
