@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use vilab::lab::Namespaces;
 
-/// What is compared in each namespace. Interface indices and MAC addresses differ from run to run.
+/// What is compared in each namespace. Interface indices differ from run to run.
 const LOOK: &str = "ip -d -o link | sed -E 's/^[0-9]+: //; s/@[^:]*:/:/; s/link-netns[^ ]* [^ ]+//; s/link-netnsid [0-9]+//; \
-                    s/([0-9a-f]{2}:){5}[0-9a-f]{2}/MAC/g; s/qlen [0-9]+//' | sort; \
-                    ip -4 -o addr | sed -E 's/^[0-9]+: //; s/\\\\.*//' | sort; \
+                    s/qlen [0-9]+//' | sort; \
+                    ip neighbour show nud permanent | sort; ip -4 -o addr | sed -E 's/^[0-9]+: //; s/\\\\.*//' | sort; \
                     ip route show table all | sed -E 's/link-netns[^ ]*//' | grep -v '^local.*:' | grep -v fe80 | grep -v ff00 | sort; \
                     sysctl net.ipv4.ip_forward net.ipv4.conf.all.rp_filter net.ipv4.icmp_ratelimit; \
                     nft list ruleset | sed -E 's/packets [0-9]+ bytes [0-9]+//'";

@@ -185,9 +185,10 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
             let known = devices.get_mut(to.as_str()).ok_or(format!("no namespace {to}"))?;
             if known.insert(name) { Ok(()) } else { Err(format!("{name} is in {to} already")) }
         }
-        Op::AddAddr { ns, dev, .. } | Op::SetUp { ns, dev, .. } | Op::AddBreak { ns, dev, .. } => {
-            has(devices, ns, dev)
-        }
+        Op::AddNeighbour { ns, dev, .. }
+        | Op::AddAddr { ns, dev, .. }
+        | Op::SetUp { ns, dev, .. }
+        | Op::AddBreak { ns, dev, .. } => has(devices, ns, dev),
         Op::AddRoute { ns, hops, .. } => hops.iter().try_for_each(|h| has(devices, ns, &h.dev)),
         Op::SetSysctl { ns, .. } | Op::AddRuleset { ns, .. } => has(devices, ns, "lo"),
     }

@@ -31,6 +31,7 @@ impl Class {
             | Op::MoveLink { .. }
             | Op::SetUp { .. }
             | Op::AddBreak { .. }
+            | Op::AddNeighbour { .. }
             | Op::AddRoute { .. } => Self::Netlink,
             Op::AddRuleset { .. } => Self::Ruleset,
         }
@@ -112,6 +113,7 @@ pub(super) fn namespace(op: &Op) -> &str {
         | Op::MoveLink { ns, .. }
         | Op::SetUp { ns, .. }
         | Op::AddBreak { ns, .. }
+        | Op::AddNeighbour { ns, .. }
         | Op::AddRoute { ns, .. }
         | Op::AddRuleset { ns, .. } => ns,
     }

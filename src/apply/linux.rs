@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::process::Command;
 use std::thread;
 
@@ -13,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::{Kernel, cannot};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
-use crate::netlink::request::{Mac, NextHop, VethEnd};
+use crate::netlink::request::{NextHop, VethEnd};
 use crate::netlink::{Refusal, Request, Socket};
 use crate::plan::{Hop, Op};
 use crate::process;
@@ -30,13 +29,6 @@ struct Netns {
     socket: Socket,
 }
 
-/// The other end of a veth pair.
-#[derive(Debug)]
-struct Peer {
-    ns: String,
-    index: u32,
-}
-
 /// The running kernel.
 #[derive(Debug)]
 pub struct Linux {
@@ -46,10 +38,6 @@ pub struct Linux {
     open: BTreeMap<String, Netns>,
     /// Interface index of each device, by namespace and name.
     devices: BTreeMap<String, BTreeMap<String, u32>>,
-    /// For each end of a veth pair, by index, where the other is.
-    peers: BTreeMap<u32, Peer>,
-    /// Neighbours that namespaces have yet to learn.
-    neighbours: BTreeMap<String, Vec<Request>>,
     next_index: u32,
 }
 
@@ -60,8 +48,8 @@ impl Linux {
         // Two descriptors a namespace; where the limit cannot be raised, opening one will say so.
         let _kept = crate::sys::limits::raise_open_files();
         let here = Socket::open().doing(Kind::Environment, || "cannot open a netlink socket".into())?;
-        let (open, devices, peers, neighbours) = Default::default();
-        Ok(Self { namespaces, here, open, devices, peers, neighbours, next_index: FIRST_INDEX })
+        let (open, devices) = Default::default();
+        Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX })
     }
 
     fn number(&mut self, ns: &str, dev: &str) -> u32 {
@@ -86,14 +74,6 @@ impl Linux {
             .ok_or_else(|| Error::bug(format!("the plan uses {dev} in {ns} before it makes it")))
     }
 
-    /// Remembers that the other end of veth `index` is to know it as `addr`.
-    fn introduce(&mut self, index: u32, addr: Ipv4Addr) {
-        if let Some(peer) = self.peers.get(&index) {
-            let request = Request::add_neighbour(peer.index, addr, mac(index));
-            self.neighbours.entry(peer.ns.clone()).or_default().push(request);
-        }
-    }
-
     fn file(&self, ns: &str) -> Result<&File> {
         self.open.get(ns).map(|n| &n.file).ok_or_else(|| unmade(ns))
     }
@@ -109,17 +89,13 @@ impl Linux {
                     devices.remove(dev);
                 }
                 self.record(to, name, index);
-                if let Some(other) = self.peers.get(&index).map(|p| p.index)
-                    && let Some(peer) = self.peers.get_mut(&other)
-                {
-                    peer.ns.clone_from(to);
-                }
                 Ok(Request::move_link(index, self.file(to)?, name))
             }
             Op::AddAddr { dev, addr, prefix_route, .. } => {
-                let index = self.index(ns, dev)?;
-                self.introduce(index, addr.addr());
-                Ok(Request::add_addr(index, *addr, *prefix_route))
+                Ok(Request::add_addr(self.index(ns, dev)?, *addr, *prefix_route))
+            }
+            Op::AddNeighbour { dev, addr, mac, .. } => {
+                Ok(Request::add_neighbour(self.index(ns, dev)?, *addr, *mac))
             }
             Op::SetUp { dev, mtu, .. } => Ok(Request::configure(self.index(ns, dev)?, *mtu)),
             Op::AddBreak { dev, delay_us, .. } => Ok(Request::add_netem(self.index(ns, dev)?, *delay_us)),
@@ -187,14 +163,12 @@ impl Kernel for Linux {
     fn add_veths(&mut self, ops: &[&Op]) -> Result<()> {
         let mut requests = Vec::with_capacity(ops.len());
         for op in ops {
-            let Op::AddVeth { a, b, mtu } = op else {
+            let Op::AddVeth { a, b, macs: [mac_a, mac_b], mtu } = op else {
                 return Err(Error::bug(format!("not a veth: {op:?}")));
             };
             let (index_a, index_b) = (self.number(&a.0, &a.1), self.number(&b.0, &b.1));
-            self.peers.insert(index_a, Peer { ns: b.0.clone(), index: index_b });
-            self.peers.insert(index_b, Peer { ns: a.0.clone(), index: index_a });
-            let a = VethEnd { netns: self.file(&a.0)?, dev: &a.1, index: index_a, mac: mac(index_a) };
-            let b = VethEnd { netns: self.file(&b.0)?, dev: &b.1, index: index_b, mac: mac(index_b) };
+            let a = VethEnd { netns: self.file(&a.0)?, dev: &a.1, index: index_a, mac: *mac_a };
+            let b = VethEnd { netns: self.file(&b.0)?, dev: &b.1, index: index_b, mac: *mac_b };
             requests.push(Request::add_veth(&a, &b, *mtu));
         }
         self.here.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))?;
@@ -205,17 +179,6 @@ impl Kernel for Linux {
         let requests = ops.iter().map(|op| self.request(ns, op)).collect::<Result<Vec<_>>>()?;
         let socket = &mut self.open.get_mut(ns).ok_or_else(|| unmade(ns))?.socket;
         socket.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))
-    }
-
-    fn end_stage(&mut self) -> Result<()> {
-        for (ns, requests) in std::mem::take(&mut self.neighbours) {
-            let socket = &mut self.open.get_mut(&ns).ok_or_else(|| unmade(&ns))?.socket;
-            socket.execute(requests).map_err(|refusal| {
-                let error = Error::kernel(format!("cannot add a neighbour on {}", super::place(&ns)));
-                with_reason(error, "RTM_NEWNEIGH", &refusal)
-            })?;
-        }
-        Ok(())
     }
 
     fn set_sysctls(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
@@ -258,12 +221,6 @@ impl Kernel for Linux {
     }
 }
 
-/// The Ethernet address of a device: locally administered, and as unique in the lab as its index.
-fn mac(index: u32) -> Mac {
-    let [a, b, c, d] = index.to_be_bytes();
-    [0x02, 0, a, b, c, d]
-}
-
 fn load_ruleset(namespaces: &Namespaces, op: &Op) -> Result<()> {
     let Op::AddRuleset { ns, text } = op else {
         return Err(Error::bug(format!("not a ruleset: {op:?}")));
@@ -298,11 +255,7 @@ fn on_a_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 }
 
 fn refused(op: &Op, refusal: &Refusal) -> Error {
-    with_reason(cannot(op), message_name(op), refusal)
-}
-
-fn with_reason(error: Error, message: &str, refusal: &Refusal) -> Error {
-    let error = error.because(format!("netlink {message}: {refusal}"));
+    let error = cannot(op).because(format!("netlink {}: {refusal}", message_name(op)));
     match &refusal.text {
         Some(text) => error.because(format!("kernel: {text}")),
         None => error,
@@ -316,6 +269,7 @@ fn message_name(op: &Op) -> &'static str {
         Op::MoveLink { .. } | Op::SetUp { .. } => "RTM_SETLINK",
         Op::AddAddr { .. } => "RTM_NEWADDR",
         Op::AddBreak { .. } => "RTM_NEWQDISC",
+        Op::AddNeighbour { .. } => "RTM_NEWNEIGH",
         Op::AddRoute { .. } => "RTM_NEWROUTE",
         Op::AddNetns { .. } | Op::SetSysctl { .. } | Op::AddTun { .. } | Op::AddRuleset { .. } => "request",
     }

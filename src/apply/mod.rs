@@ -68,14 +68,6 @@ pub trait Kernel {
     /// The first that cannot be made.
     fn add_tuns(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()>;
 
-    /// The operations of a stage have all been carried out: what follows from them is to be so too.
-    ///
-    /// # Errors
-    /// The first refusal.
-    fn end_stage(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     /// Loads rulesets: [`Op::AddRuleset`] only.
     ///
     /// # Errors
@@ -115,7 +107,7 @@ fn execute_stage(kernel: &mut dyn Kernel, stage: &Stage, progress: &mut dyn FnMu
         done += by_ns.values().map(Vec::len).sum::<usize>();
         report(done);
     }
-    kernel.end_stage()
+    Ok(())
 }
 
 fn execute_batch(kernel: &mut dyn Kernel, class: Class, by_ns: &ByNetns<'_>) -> Result<()> {
@@ -157,6 +149,7 @@ fn doing(op: &Op) -> String {
         Op::MoveLink { dev, to, name, .. } => format!("move {dev} from {at} to {}:{name}", place(to)),
         Op::SetUp { dev, mtu, .. } => format!("set {dev} up with MTU {mtu} on {at}"),
         Op::AddBreak { dev, .. } => format!("add netem to {dev} on {at}"),
+        Op::AddNeighbour { addr, .. } => format!("add neighbour {addr} on {at}"),
         Op::AddRoute { prefix, .. } => format!("add route {prefix} on {at}"),
         Op::AddRuleset { .. } => format!("load the ruleset of {at}"),
     }
@@ -218,7 +211,12 @@ mod tests {
     }
 
     fn veth(a: (&str, &str), b: (&str, &str)) -> Op {
-        Op::AddVeth { a: (a.0.into(), a.1.into()), b: (b.0.into(), b.1.into()), mtu: 1500 }
+        Op::AddVeth {
+            a: (a.0.into(), a.1.into()),
+            b: (b.0.into(), b.1.into()),
+            macs: [crate::plan::Mac([2, 0, 0, 0, 0, 0]), crate::plan::Mac([2, 0, 0, 0, 0, 1])],
+            mtu: 1500,
+        }
     }
 
     fn addr(ns: &str, dev: &str, addr: &str) -> Op {

@@ -19,6 +19,8 @@ use rtnetlink::{
     RouteNextHopBuilder,
 };
 
+use crate::plan::Mac;
+
 /// The outer TTL of every tunnel: fixed, so that what happens below never shows in what rides above. A fixed TTL
 /// also forces DF (`ip_tunnel_update` in Linux).
 const TUNNEL_TTL: u8 = 64;
@@ -46,9 +48,6 @@ pub struct VethEnd<'a, N> {
     pub mac: Mac,
 }
 
-/// An Ethernet address.
-pub type Mac = [u8; 6];
-
 /// One next hop of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextHop {
@@ -73,13 +72,13 @@ impl Request {
             .name(b.dev)
             .index(b.index)
             .mtu(mtu)
-            .address(b.mac.to_vec());
+            .address(b.mac.0.to_vec());
         let peer = one_queue(peer).setns_by_fd(b.netns.as_fd().as_raw_fd()).build();
         let link = LinkMessageBuilder::<LinkVeth>::new(a.dev, b.dev)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .index(a.index)
             .mtu(mtu)
-            .address(a.mac.to_vec());
+            .address(a.mac.0.to_vec());
         let link = one_queue(link).setns_by_fd(a.netns.as_fd().as_raw_fd()).up().build();
         Self::create(RouteNetlinkMessage::NewLink(link))
     }
@@ -136,7 +135,7 @@ impl Request {
         message.header.state = NeighbourState::Permanent;
         message.header.kind = RouteType::Unicast;
         message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)));
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         Self::create(RouteNetlinkMessage::NewNeighbour(message))
     }
 

@@ -118,8 +118,8 @@ fn measure(from_far: &mpsc::Receiver<Word>, to_far: &mpsc::Sender<Word>) -> io::
     let Word::Netns(far) = hear(from_far)? else { return Err(io::ErrorKind::InvalidData.into()) };
     let (a, b) = (&side.netns, &far);
     let (a, b) = (
-        VethEnd { netns: a, dev: "v", index: FIRST_INDEX, mac: [2, 0, 0, 0, 0, 1] },
-        VethEnd { netns: b, dev: "v", index: FIRST_INDEX, mac: [2, 0, 0, 0, 0, 2] },
+        VethEnd { netns: a, dev: "v", index: FIRST_INDEX, mac: crate::plan::Mac([2, 0, 0, 0, 0, 1]) },
+        VethEnd { netns: b, dev: "v", index: FIRST_INDEX, mac: crate::plan::Mac([2, 0, 0, 0, 0, 2]) },
     );
     let veth = Request::add_veth(&a, &b, MTU);
     side.execute([veth])?;

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Hop, Machine, Op, Plan, Stage};
+use super::{Hop, Mac, Machine, Op, Plan, Stage};
 use crate::error::{Error, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
@@ -89,6 +89,26 @@ pub fn routes(lab: &Lab, rib: &Rib, node: NodeId) -> Vec<Op> {
         src: route.src,
     });
     connected.chain(learnt).collect()
+}
+
+/// The neighbours of a base node, one for each wire. A device that was down has lost them, and ARP finds them.
+fn neighbours(lab: &Lab, node: NodeId) -> Vec<Op> {
+    let node = lab.node(node);
+    let wires = node.ends.iter().filter(|_| node.id.net == BASE);
+    wires
+        .map(|end| Op::AddNeighbour {
+            ns: node.netns.clone(),
+            dev: lab.end(*end).dev.clone(),
+            addr: lab.peer(*end).addr,
+            mac: mac(EndId { link: end.link, side: 1 - end.side }),
+        })
+        .collect()
+}
+
+/// The Ethernet address of an end of a wire: locally administered (IEEE 802, U/L bit), unique in the lab.
+fn mac(end: EndId) -> Mac {
+    let [a, b, c, d] = u32::try_from(2 * end.link.index + end.side).unwrap_or(u32::MAX).to_be_bytes();
+    Mac([0x02, 0, a, b, c, d])
 }
 
 /// What carries each base node, and why.
@@ -197,10 +217,12 @@ impl<'a> Planner<'a> {
                 let end = &link.ends[side];
                 (self.lab.node(end.node).netns.clone(), end.dev.clone())
             });
-            ops.push(Op::AddVeth { a, b, mtu: link.mtu });
+            let macs = [0, 1].map(|side| mac(EndId { link: link.id, side }));
+            ops.push(Op::AddVeth { a, b, macs, mtu: link.mtu });
         }
         for node in &base.nodes {
             ops.extend(self.addresses(node));
+            ops.extend(neighbours(self.lab, node.id));
             ops.extend(routes(self.lab, self.rib, node.id));
             ops.extend(self.silence(node));
         }

@@ -53,6 +53,17 @@ pub struct Stage {
     pub ops: Vec<Op>,
 }
 
+/// An Ethernet address, in transmission order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mac(pub [u8; 6]);
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 /// A next hop. At least one of the two is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hop {
@@ -77,7 +88,16 @@ pub enum Op {
     AddVeth {
         a: (String, String),
         b: (String, String),
+        macs: [Mac; 2],
         mtu: u32,
+    },
+    /// A permanent neighbour: no ARP on the wire, and none of the entries that the kernel limits for all namespaces
+    /// together (`gc_thresh3`).
+    AddNeighbour {
+        ns: String,
+        dev: String,
+        addr: Ipv4Addr,
+        mac: Mac,
     },
     /// `prefix_route` false: the kernel adds no connected route (IFA_F_NOPREFIXROUTE), for one with the host
     /// address as source follows.

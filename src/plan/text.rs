@@ -15,10 +15,17 @@ impl fmt::Display for Op {
             Self::SetSysctl { ns, key, value } => {
                 write!(f, "ip netns exec {ns} sysctl -qw {key}={}", quoted(value))
             }
-            Self::AddVeth { a, b, mtu } => {
+            Self::AddNeighbour { ns, dev, addr, mac } => {
+                write!(f, "ip -n {ns} neighbour add {addr} lladdr {mac} dev {dev} nud permanent")
+            }
+            Self::AddVeth { a, b, macs: [mac_a, mac_b], mtu } => {
                 let queues = "numtxqueues 1 numrxqueues 1";
-                write!(f, "ip link add name {} netns {} mtu {mtu} {queues} type veth ", a.1, a.0)?;
-                writeln!(f, "peer name {} netns {} mtu {mtu} {queues}", b.1, b.0)?;
+                write!(
+                    f,
+                    "ip link add name {} netns {} address {mac_a} mtu {mtu} {queues} type veth ",
+                    a.1, a.0
+                )?;
+                writeln!(f, "peer name {} netns {} address {mac_b} mtu {mtu} {queues}", b.1, b.0)?;
                 writeln!(f, "ip -n {} link set dev {} up", a.0, a.1)?;
                 write!(f, "ip -n {} link set dev {} up", b.0, b.1)
             }
