@@ -251,6 +251,7 @@ pub enum TestKind {
 
 /// What a `down:` or `up:` acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "target", content = "id")]
 pub enum Target {
     Link(LinkId),
     Node(NodeId),

@@ -87,6 +87,9 @@ fn icmp_words(kind: u8, code: u8, mtu: u16) -> String {
     }
 }
 
+/// Links that a packet sent with TTL 64 can pass: the last router may leave it 1.
+const FARTHEST: usize = 64;
+
 /// Probes every network, the base first, then the VIs by depth; stops at the first network with a pair that the
 /// routes predict to work and that does not. `progress` hears of each network when it is done.
 ///
@@ -122,7 +125,7 @@ pub fn verify_within(
 
 fn expected_pairs(ctx: &Context<'_>, network: &Network) -> Vec<(NodeId, NodeId)> {
     let mut pairs = pairs_to_verify(network);
-    pairs.retain(|(from, to)| predicted(ctx, *from, *to).is_some());
+    pairs.retain(|(from, to)| predicted(ctx, *from, *to).is_some_and(|path| path.len() <= FARTHEST));
     pairs
 }
 
@@ -223,6 +226,22 @@ mod tests {
             writeln!(text, "    - n{i} -- n{}", (i + 1) % nodes).unwrap();
         }
         model::parse(Path::new("lab.yaml"), &text).unwrap()
+    }
+
+    #[test]
+    fn pairs_beyond_the_reach_of_a_packet_are_not_expected() {
+        let lab = ring(200);
+        let (rib, namespaces) = (crate::routing::Rib::compute(&lab), crate::lab::Namespaces::at("nowhere"));
+        let ctx = Context {
+            lab: &lab,
+            rib: &rib,
+            namespaces: &namespaces,
+            dataplanes: &[],
+            fastpath_control: None,
+        };
+        let pairs = expected_pairs(&ctx, lab.base());
+        assert!(pairs.len() >= 400, "the ends of all links at least");
+        assert!(pairs.iter().all(|(a, b)| predicted(&ctx, *a, *b).is_some_and(|p| p.len() <= 64)));
     }
 
     #[test]
