@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::Ipv4Net;
-use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
@@ -165,12 +165,6 @@ impl Request {
         message.attributes.push(TcAttribute::Kind("netem".into()));
         message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, netem_options(delay_us))));
         Self::create(RouteNetlinkMessage::NewQueueDiscipline(message))
-    }
-
-    /// All links of the namespace.
-    #[must_use]
-    pub fn dump_links() -> Self {
-        Self { message: RouteNetlinkMessage::GetLink(LinkMessage::default()), flags: NLM_F_DUMP }
     }
 }
 

@@ -39,7 +39,7 @@ fn try_here() -> Result<Machine> {
     let netem = socket.execute([Request::add_netem(1, 1)]).is_ok();
     let tun = crate::sys::tun::create_persistent("trytun").is_ok();
     let nft = process::feed(Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
-    Ok(Machine { ipip, nft, tun, netem, nesting: None })
+    Ok(Machine { ipip, nft, tun, netem })
 }
 
 /// One thing a lab may need.

@@ -52,12 +52,13 @@ const SILENCE: &str = "table ip vi_fastpath {
 /// If the machine cannot carry the dataplane that the file asks for.
 pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let (dataplanes, why) = dataplanes(lab, machine)?;
-    let planner = Planner { lab, rib, machine, dataplanes: &dataplanes };
+    let planner =
+        Planner { lab, rib, machine, dataplanes: &dataplanes, link_layers: link_layers(lab, &dataplanes) };
     let mut stages = vec![
         Stage { name: "namespaces".to_owned(), ops: planner.namespaces() },
         Stage { name: "base".to_owned(), ops: planner.base() },
     ];
-    let tunnels = planner.link_layers();
+    let tunnels = planner.base_tunnels();
     if !tunnels.is_empty() {
         stages.push(Stage { name: "base tunnels".to_owned(), ops: tunnels });
     }
@@ -161,11 +162,33 @@ fn needs_breaks(lab: &Lab) -> bool {
     lab.networks.iter().any(|n| n.depth + 1 > UNBROKEN_NESTING)
 }
 
+/// The base nodes on which links of VIs over the base end in the kernel; for each, the base nodes that its base tunnels
+/// lead to, and the tunnels' device names.
+type LinkLayers = BTreeMap<NodeId, BTreeMap<NodeId, String>>;
+
+fn link_layers(lab: &Lab, dataplanes: &[Dataplane]) -> LinkLayers {
+    let mut remotes: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+    for link in lab.networks.iter().filter(|n| n.over == Some(BASE)).flat_map(|n| &n.links) {
+        let [a, b] = [0, 1].map(|side| lab.node(link.ends[side].node).base);
+        for (near, far) in [(a, b), (b, a)] {
+            if dataplanes[near.index] == Dataplane::Kernel {
+                remotes.entry(near).or_default().extend((near != far).then_some(far));
+            }
+        }
+    }
+    let named = |far: BTreeSet<NodeId>| {
+        let mut taken = BTreeSet::from(["lo".to_owned()]);
+        far.into_iter().map(|id| (id, names::device("t-", &lab.node(id).name, &mut taken))).collect()
+    };
+    remotes.into_iter().map(|(near, far)| (near, named(far))).collect()
+}
+
 struct Planner<'a> {
     lab: &'a Lab,
     rib: &'a Rib,
     machine: &'a Machine,
     dataplanes: &'a [Dataplane],
+    link_layers: LinkLayers,
 }
 
 impl<'a> Planner<'a> {
@@ -177,12 +200,6 @@ impl<'a> Planner<'a> {
         let mut networks: Vec<&Network> = self.lab.networks[1..].iter().collect();
         networks.sort_by_key(|n| n.depth);
         networks
-    }
-
-    /// Whether a base node has a link layer of its own: links of VIs over the base end there, in the kernel.
-    fn has_link_layer(&self, base: NodeId) -> bool {
-        self.kernel(base)
-            && self.first_links().any(|l| l.ends.iter().any(|e| self.lab.node(e.node).base == base))
     }
 
     /// The links of all VIs over the base.
@@ -201,8 +218,8 @@ impl<'a> Planner<'a> {
             let own = node.host.iter().chain(&node.stacked);
             ops.extend(own.map(|addr| host_addr(&node.netns, "lo", *addr)));
         }
-        for base in self.lab.base().nodes.iter().filter(|n| self.has_link_layer(n.id)) {
-            let ns = self.lab.link_netns(base.id);
+        for base in self.link_layers.keys() {
+            let ns = self.lab.link_netns(*base);
             ops.push(Op::AddNetns { ns: ns.clone() });
             ops.extend(sysctls(&ns, false));
         }
@@ -249,30 +266,15 @@ impl<'a> Planner<'a> {
     // ---- the link layer of the kernel dataplane ----------------------------------------------------------
 
     /// Base tunnels, one for each pair of base nodes that any virtual link joins, and the strong-host rules.
-    fn link_layers(&self) -> Vec<Op> {
+    fn base_tunnels(&self) -> Vec<Op> {
         let mut ops = Vec::new();
-        for base in self.lab.base().nodes.iter().filter(|n| self.has_link_layer(n.id)) {
-            let tunnels = self.tunnels(base.id);
-            ops.push(self.strong_host(base.id, &tunnels));
-            for (remote, dev) in &tunnels {
-                ops.extend(self.base_tunnel(base, self.lab.node(*remote), dev));
+        for (base, tunnels) in &self.link_layers {
+            ops.push(self.strong_host(*base, tunnels));
+            for (remote, dev) in tunnels {
+                ops.extend(self.base_tunnel(self.lab.node(*base), self.lab.node(*remote), dev));
             }
         }
         ops
-    }
-
-    /// The base nodes that tunnels of `base` lead to, and the tunnels' device names.
-    fn tunnels(&self, base: NodeId) -> BTreeMap<NodeId, String> {
-        let mut remotes = BTreeSet::new();
-        for link in self.first_links().filter(|l| l.carrier == Some(Carrier::Tunnel)) {
-            let [a, b] = [0, 1].map(|side| self.lab.node(link.ends[side].node).base);
-            remotes
-                .extend([(a, b), (b, a)].into_iter().filter(|(near, _)| *near == base).map(|(_, far)| far));
-        }
-        let mut taken = BTreeSet::from(["lo".to_owned()]);
-        let name =
-            |id: NodeId, taken: &mut BTreeSet<String>| names::device("t-", &self.lab.node(id).name, taken);
-        remotes.into_iter().map(|id| (id, name(id, &mut taken))).collect()
     }
 
     fn base_tunnel(&self, near: &Node, far: &Node, dev: &str) -> Vec<Op> {
@@ -367,7 +369,7 @@ impl<'a> Planner<'a> {
             Some(Carrier::Inside) => vec![host_addr(ns, "lo", local)],
             Some(Carrier::Tunnel) => {
                 let [near, far] = [side, 1 - side].map(|s| self.lab.node(link.ends[s].node).base);
-                let dev = self.tunnels(near)[&far].clone();
+                let dev = self.link_layers[&near][&far].clone();
                 vec![
                     host_addr(ns, &dev, local),
                     Op::AddRoute {

@@ -27,9 +27,6 @@ pub struct Machine {
     pub tun: bool,
     /// netem qdiscs can be made.
     pub netem: bool,
-    /// The largest number of nested ipip tunnels a packet passes; `None` where it was not measured or no limit
-    /// was met.
-    pub nesting: Option<usize>,
 }
 
 /// Everything `up` does to the kernel, in order, and what runs beside it.
