@@ -142,6 +142,8 @@ fn network(
         cost: 1,
         mtu: *mtu,
         carrier: None,
+        security: None,
+        impair: Default::default(),
     };
     Network {
         id: NetId(net),
@@ -171,6 +173,7 @@ fn lab(prefix: &str) -> (Lab, Rib) {
         description: None,
         dataplane: DataplaneChoice::Auto,
         networks,
+        apps: Vec::new(),
         tests: Vec::new(),
     };
     let end = |net, index, side| EndId { link: LinkId { net: NetId(net), index }, side };

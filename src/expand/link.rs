@@ -24,7 +24,15 @@ pub(super) fn expand(spec: &LinkSpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatL
             errors.push(Diagnostic::new("link", b.span, format!("`{}` cannot be linked to itself", a.value)));
         }
     }
-    let one = |(a, b)| FlatLink { a, b, name: spec.name.clone(), cost: spec.cost, mtu: spec.mtu.clone() };
+    let one = |(a, b)| FlatLink {
+        a,
+        b,
+        name: spec.name.clone(),
+        cost: spec.cost,
+        mtu: spec.mtu.clone(),
+        security: spec.security.clone(),
+        impair: spec.impair,
+    };
     pairs.into_iter().map(one).collect()
 }
 

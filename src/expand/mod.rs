@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
-use crate::model::{DataplaneChoice, Routing};
-use crate::spec::{BaseNodeSpec, BaseSpec, Diagnostic, LabSpec, Span, Spanned, TestSpec, ViNodeSpec, ViSpec};
+use crate::model::{DataplaneChoice, Impairment, Routing, Security};
+use crate::spec::{
+    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, LabSpec, Span, Spanned, TestSpec, ViNodeSpec, ViSpec,
+};
 
 /// Bound on the nodes of a lab.
 pub const MAX_NODES: usize = 65_536;
@@ -22,6 +24,7 @@ pub struct FlatLab {
     pub dataplane: DataplaneChoice,
     pub base: FlatBase,
     pub vis: Vec<FlatVi>,
+    pub apps: Vec<AppSpec>,
     pub tests: Vec<TestSpec>,
 }
 
@@ -45,6 +48,8 @@ pub struct FlatVi {
     pub addresses: Option<Spanned<Ipv4Net>>,
     pub mtu: Option<Spanned<u32>>,
     pub routing: Routing,
+    /// Of the links that say nothing themselves.
+    pub security: Option<Security>,
 }
 
 /// One link between two named nodes.
@@ -55,6 +60,10 @@ pub struct FlatLink {
     pub name: Option<Spanned<String>>,
     pub cost: u32,
     pub mtu: Option<Spanned<u32>>,
+    /// What the link itself says: `none` too.
+    pub security: Option<Spanned<Option<Security>>>,
+    /// From the first end to the second, and back.
+    pub impair: [Impairment; 2],
 }
 
 /// Writes out everything that stands for several things, noting every error in ranges and generators.
@@ -66,8 +75,8 @@ pub fn expand(spec: LabSpec, errors: &mut Vec<Diagnostic>) -> FlatLab {
         let title = format!("the lab has {nodes} nodes; {MAX_NODES} is the bound");
         errors.push(Diagnostic::new("too-big", spec.name.span, title));
     }
-    let LabSpec { name, description, dataplane, tests, .. } = spec;
-    FlatLab { name, description, dataplane, base, vis, tests }
+    let LabSpec { name, description, dataplane, apps, tests, .. } = spec;
+    FlatLab { name, description, dataplane, base, vis, apps, tests }
 }
 
 fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
@@ -93,8 +102,8 @@ fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
 fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
     let nodes = spec.nodes.iter().flat_map(|n| vi_nodes(n, errors)).collect();
     let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect();
-    let ViSpec { name, over, addresses, mtu, routing, .. } = spec;
-    FlatVi { name, over, nodes, links, addresses, mtu, routing }
+    let ViSpec { name, over, addresses, mtu, routing, security, .. } = spec;
+    FlatVi { name, over, nodes, links, addresses, mtu, routing, security }
 }
 
 /// `n[1..8]: "R[1..8]"` pairs up; one placement serves all.

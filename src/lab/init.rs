@@ -127,8 +127,10 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<Namespaces> {
     mounts::tmpfs(&ns)?;
     let hosts = super::hosts_dir(dir);
     fs::create_dir(&hosts)?;
-    for (netns, text) in &job.plan.hosts {
-        fs::write(hosts.join(netns), text)?;
+    for (netns, view) in &job.plan.views {
+        if let Some(text) = view.files.get("/etc/hosts") {
+            fs::write(hosts.join(netns), text)?;
+        }
     }
     if let Some(config) = &job.plan.fastpath {
         fs::write(super::engine::config_file(dir), serde_json::to_vec(config)?)?;

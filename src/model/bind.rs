@@ -4,8 +4,10 @@
 use std::net::Ipv4Addr;
 
 use super::build::find_node;
-use super::{BASE, EndId, HeaderRow, Lab, LinkId, NetId, NodeId, Target, Test, TestKind};
-use crate::spec::{Diagnostic, InjectSpec, PairSpec, RowSpec, Spanned, TestKindSpec, TestSpec, position};
+use super::{App, BASE, EndId, HeaderRow, Lab, LinkId, NetId, NodeId, Target, Test, TestKind, names};
+use crate::spec::{
+    AppSpec, Diagnostic, InjectSpec, PairSpec, RowSpec, Spanned, TestKindSpec, TestSpec, position,
+};
 
 type Errors = Vec<Diagnostic>;
 type Addresses = (Ipv4Addr, Ipv4Addr);
@@ -13,6 +15,39 @@ type Addresses = (Ipv4Addr, Ipv4Addr);
 /// Binds all tests.
 pub(super) fn tests(lab: &Lab, specs: &[TestSpec], source: &str, errors: &mut Errors) -> Vec<Test> {
     specs.iter().filter_map(|spec| test(lab, spec, source, errors)).collect()
+}
+
+/// Binds all apps. One without a name is called after its program; a second of that name gets a number.
+pub(super) fn apps(lab: &Lab, specs: &[AppSpec], errors: &mut Errors) -> Vec<App> {
+    let mut apps: Vec<App> = Vec::new();
+    for spec in specs {
+        let at = node(lab, &spec.at, errors);
+        let name = app_name(spec, &apps, errors);
+        let Some(at) = at else { continue };
+        let (argv, ready) = (spec.run.clone(), spec.ready.clone());
+        apps.push(App { name, at, argv, restart: spec.restart, ready });
+    }
+    apps
+}
+
+fn app_name(spec: &AppSpec, earlier: &[App], errors: &mut Errors) -> String {
+    let taken = |name: &str| earlier.iter().any(|a| a.name == name);
+    let Some(name) = &spec.name else {
+        let program = spec.run.first().map_or("", |p| p.rsplit('/').next().unwrap_or(p));
+        let plain: String =
+            program.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let numbered = (2..).map(|n| format!("{plain}.{n}"));
+        let mut names = std::iter::once(plain.clone()).chain(numbered);
+        return names.find(|n| !taken(n)).unwrap_or(plain);
+    };
+    if let Some(fault) = names::node_fault(&name.value) {
+        let title = format!("`{}` cannot be the name of an app", name.value);
+        errors.push(Diagnostic::new("name", name.span, title).label(fault));
+    } else if taken(&name.value) {
+        let title = format!("there are two apps `{}`", name.value);
+        errors.push(Diagnostic::new("duplicate-app", name.span, title));
+    }
+    name.value.clone()
 }
 
 fn test(lab: &Lab, spec: &TestSpec, source: &str, errors: &mut Errors) -> Option<Test> {
@@ -49,6 +84,15 @@ fn words(kind: &TestKindSpec) -> String {
             let stack: Vec<String> = inject.stack.iter().map(pair).collect();
             format!("inject [{}] at {} is {fate}", stack.join(", "), inject.at.value)
         }
+        TestKindSpec::Source { pair: p, is } => format!("source {} is {}", pair(p), is.value),
+        TestKindSpec::Route { node, to, via } => {
+            let via: Vec<&str> = via.iter().map(|n| n.value.as_str()).collect();
+            format!("route of {} to {} via {}", node.value, to.value, via.join(", "))
+        }
+        TestKindSpec::Tcp { pair: p, .. } => format!("tcp {}", pair(p)),
+        TestKindSpec::Exec(exec) => format!("exec at {}: {}", exec.at.value, exec.run.join(" ")),
+        TestKindSpec::Converged => "converged".to_owned(),
+        TestKindSpec::Impair { link, .. } => format!("impair {}", link.value),
         TestKindSpec::Down(target) => format!("down {}", target.value),
         TestKindSpec::Up(target) => format!("up {}", target.value),
         TestKindSpec::Wait(ms) => format!("wait {ms}ms"),
@@ -93,6 +137,35 @@ fn kind(lab: &Lab, spec: &TestSpec, errors: &mut Errors) -> Option<TestKind> {
             Some(TestKind::Mtu { from, to, is: *is })
         }
         TestKindSpec::Inject(inject) => inject_kind(lab, inject, errors),
+        TestKindSpec::Source { pair, is } => {
+            let (from, to) = nodes(lab, pair, errors)?;
+            Some(TestKind::Source { from, to, is: address(lab, from.net, is, errors)? })
+        }
+        TestKindSpec::Route { node: at, to, via } => {
+            let at = node(lab, at, errors);
+            let net = at.map(|n| n.net);
+            let to = near(lab, net, to, errors);
+            let via = via.iter().filter_map(|n| near(lab, net, n, errors)).collect();
+            Some(TestKind::Route { node: at?, to: to?, via })
+        }
+        TestKindSpec::Tcp { pair, at_least_bps } => {
+            let (from, to) = nodes(lab, pair, errors)?;
+            Some(TestKind::Tcp { from, to, at_least_bps: *at_least_bps })
+        }
+        TestKindSpec::Exec(exec) => {
+            let at = node(lab, &exec.at, errors)?;
+            let (argv, stdout) = (exec.run.clone(), exec.stdout.clone());
+            Some(TestKind::Exec { at, argv, stdout, status: exec.status })
+        }
+        TestKindSpec::Converged => Some(TestKind::Converged),
+        TestKindSpec::Impair { link, to } => match target(lab, link, errors)? {
+            Target::Link(id) => Some(TestKind::Impair { link: id, to: *to }),
+            Target::Node(_) => {
+                let title = format!("`{}` is a node; links are impaired", link.value);
+                errors.push(Diagnostic::new("test", link.span, title));
+                None
+            }
+        },
         TestKindSpec::Down(name) => Some(TestKind::Down(target(lab, name, errors)?)),
         TestKindSpec::Up(name) => Some(TestKind::Up(target(lab, name, errors)?)),
         TestKindSpec::Wait(ms) => Some(TestKind::Wait(*ms)),

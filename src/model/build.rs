@@ -8,8 +8,8 @@ use ipnet::Ipv4Net;
 
 use super::address::{self, Claim, Counter, LINK_POOL, NETWORK_POOL, Need};
 use super::{
-    BASE, Carrier, DataplaneChoice, End, EndId, Lab, Link, LinkId, NetId, Network, Node, NodeId, Role, bind,
-    names,
+    BASE, Carrier, DataplaneChoice, End, EndId, Lab, Link, LinkId, NetId, Network, Node, NodeId, Role,
+    Security, bind, names,
 };
 use crate::expand::{FlatLab, FlatLink, FlatVi};
 use crate::routing::Rib;
@@ -44,11 +44,12 @@ pub fn build(flat: &FlatLab, source: &str, errors: Errors) -> Result<Lab, Errors
         builder.devices();
         builder.mtus();
     }
+    let apps = bind::apps(&builder.lab, &flat.apps, &mut builder.errors);
     let tests = bind::tests(&builder.lab, &flat.tests, source, &mut builder.errors);
     if !builder.errors.is_empty() {
         return Err(builder.errors);
     }
-    Ok(Lab { tests, ..builder.lab })
+    Ok(Lab { apps, tests, ..builder.lab })
 }
 
 fn empty(flat: &FlatLab) -> Lab {
@@ -57,6 +58,7 @@ fn empty(flat: &FlatLab) -> Lab {
         description: flat.description.clone(),
         dataplane: flat.dataplane,
         networks: Vec::new(),
+        apps: Vec::new(),
         tests: Vec::new(),
     }
 }
@@ -334,12 +336,27 @@ impl<'a> Builder<'a> {
     fn add_link(&mut self, net: NetId, nodes: [NodeId; 2], name: String, spec: &FlatLink) {
         let id = LinkId { net, index: self.lab.net(net).links.len() };
         let carrier = self.carrier(net, nodes);
+        let security = self.link_security(net, spec);
         let end = |node| End { node, dev: String::new(), addr: UNSET, link_addr: None };
         let network = &mut self.lab.networks[net.0];
         for (side, node) in nodes.iter().enumerate() {
             network.nodes[node.index].ends.push(EndId { link: id, side });
         }
-        network.links.push(Link { id, name, ends: nodes.map(end), cost: spec.cost, mtu: 0, carrier });
+        let (ends, cost, impair) = (nodes.map(end), spec.cost, spec.impair);
+        network.links.push(Link { id, name, ends, cost, mtu: 0, carrier, security, impair });
+    }
+
+    /// The link's own word, else that of its VI.
+    fn link_security(&mut self, net: NetId, spec: &FlatLink) -> Option<Security> {
+        match &spec.security {
+            Some(own) if net == BASE && own.value.is_some() => {
+                self.error("security", own.span, "a base link has no security of its own: virtual links do");
+                None
+            }
+            Some(own) => own.value,
+            None if net == BASE => None,
+            None => self.vi(net).security,
+        }
     }
 
     fn carrier(&self, net: NetId, nodes: [NodeId; 2]) -> Option<Carrier> {

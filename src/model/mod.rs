@@ -77,8 +77,73 @@ pub enum Dataplane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Routing {
+    /// Shortest paths, written once.
     Static,
+    Ospf,
+    Isis,
+    Rip,
+    Bgp,
     None,
+}
+
+/// The cipher suite of a virtual link: ESP in transport mode on its link header (RFC 4303).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Security {
+    /// AES-128 in GCM with a 16-byte ICV (RFC 4106).
+    Aes128Gcm,
+    /// AES-256 in GCM with a 16-byte ICV (RFC 4106).
+    Aes256Gcm,
+    /// AES-256 in CBC (RFC 3602) with HMAC-SHA-256-128 (RFC 4868).
+    Aes256CbcSha256,
+}
+
+/// What a link does to the packets of one direction on purpose; none by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Impairment {
+    /// One way, microseconds.
+    pub delay_us: u64,
+    /// Added to or taken off the delay, evenly spread; microseconds, at most the delay.
+    pub jitter_us: u64,
+    /// Share of packets lost, each by itself; millionths.
+    pub loss_ppm: u32,
+    /// Bits a second.
+    pub rate_bps: Option<u64>,
+}
+
+/// A process that runs in a node while the lab is up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// Unique in the lab.
+    pub name: String,
+    pub at: NodeId,
+    /// Program and arguments; not empty.
+    pub argv: Vec<String>,
+    pub restart: Restart,
+    pub ready: Option<Ready>,
+}
+
+/// Whether a process that has ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    #[default]
+    Never,
+    /// When its exit status is not 0.
+    OnFailure,
+    Always,
+}
+
+/// When a process counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "when", content = "is", rename_all = "kebab-case")]
+pub enum Ready {
+    /// Something in its node listens on this TCP port.
+    Tcp(u16),
+    /// This command, run in its node, succeeds.
+    Exec(Vec<String>),
+    /// Its output holds this text.
+    Log(String),
 }
 
 /// A whole lab, resolved.
@@ -89,6 +154,7 @@ pub struct Lab {
     pub dataplane: DataplaneChoice,
     /// The base network first, then the VIs in the order of the file.
     pub networks: Vec<Network>,
+    pub apps: Vec<App>,
     pub tests: Vec<Test>,
 }
 
@@ -148,6 +214,10 @@ pub struct Link {
     pub mtu: u32,
     /// How the two ends reach each other below; `None` in the base (a wire).
     pub carrier: Option<Carrier>,
+    /// Virtual links only.
+    pub security: Option<Security>,
+    /// By the side that sends.
+    pub impair: [Impairment; 2],
 }
 
 /// One end: an interface in the node's namespace.
@@ -242,6 +312,38 @@ pub enum TestKind {
         by: Option<String>,
         /// False: the strong-host rule of the base node it is sent to is off meanwhile (control run).
         strong_host: bool,
+    },
+    /// Source address of what `from` sends to `to`, as it arrives there.
+    Source {
+        from: NodeId,
+        to: NodeId,
+        is: Ipv4Addr,
+    },
+    /// The next hops of `node`'s kernel towards `to`, all of equal cost.
+    Route {
+        node: NodeId,
+        to: NodeId,
+        via: Vec<NodeId>,
+    },
+    /// A TCP stream passes, at this rate or more.
+    Tcp {
+        from: NodeId,
+        to: NodeId,
+        at_least_bps: Option<u64>,
+    },
+    /// A command run in a node ends with this status and prints what matches this pattern, `*` standing for anything.
+    Exec {
+        at: NodeId,
+        argv: Vec<String>,
+        stdout: Option<String>,
+        status: u8,
+    },
+    /// The kernel's routes of all nodes equal the computed ones.
+    Converged,
+    /// An action: from now on the link does this, and only this.
+    Impair {
+        link: LinkId,
+        to: [Impairment; 2],
     },
     Down(Target),
     Up(Target),

@@ -11,7 +11,7 @@ use super::arrival::pass_time;
 use super::inject::Injection;
 use super::ping::Ping;
 use super::{Context, headers, inject, isolated, names, ping, sizes, trace};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Target, Test, TestKind};
 
 /// Between attempts of a test with `within`: long enough not to load the lab, short beside any time asked for.
@@ -134,6 +134,12 @@ fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, kind: &TestKind) -> Resul
             let (at, to, delivered, strong_host) = (*at, *to, *delivered, *strong_host);
             inject::test(ctx, &Injection { at, stack, to, delivered, by, strong_host })
         }
+        TestKind::Source { .. }
+        | TestKind::Route { .. }
+        | TestKind::Tcp { .. }
+        | TestKind::Exec { .. }
+        | TestKind::Converged
+        | TestKind::Impair { .. } => Err(Error::usage("this test is not supported yet")),
         TestKind::Down(target) => actions.down(*target).map(|()| done(ctx, *target, "down")),
         TestKind::Up(target) => actions.up(*target).map(|()| done(ctx, *target, "up")),
         TestKind::Wait(ms) => {

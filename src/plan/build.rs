@@ -8,12 +8,13 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Hop, Mac, Machine, Op, Plan, Stage};
-use crate::error::{Error, Result};
+use super::{Hop, Mac, Machine, Op, Plan, Stage, View};
+use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
 use crate::model::{
-    BASE, Carrier, Dataplane, DataplaneChoice, EndId, Lab, Link, Network, Node, NodeId, names,
+    BASE, Carrier, Dataplane, DataplaneChoice, EndId, Impairment, Lab, Link, Network, Node, NodeId, Routing,
+    names,
 };
 use crate::routing::Rib;
 
@@ -51,6 +52,7 @@ const SILENCE: &str = "table ip vi_fastpath {
 /// # Errors
 /// If the machine cannot carry the dataplane that the file asks for.
 pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
+    refuse_unsupported(lab)?;
     let (dataplanes, why) = dataplanes(lab, machine)?;
     let planner =
         Planner { lab, rib, machine, dataplanes: &dataplanes, link_layers: link_layers(lab, &dataplanes) };
@@ -67,8 +69,8 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     }
     let fastpath = dataplanes.contains(&Dataplane::Fastpath).then(|| planner.fastpath());
     let fastpath = fastpath.filter(|c| !c.interfaces.is_empty());
-    let hosts = lab.nodes().map(|n| (n.netns.clone(), planner.hosts(n))).collect();
-    Ok(Plan { dataplanes, why, stages, fastpath, hosts })
+    let views = lab.nodes().map(|n| (n.netns.clone(), planner.view(n))).collect();
+    Ok(Plan { dataplanes, why, stages, fastpath, views, services: Vec::new() })
 }
 
 /// All routes of one node, connected ones included where the kernel does not make them: what has to be put back
@@ -110,6 +112,22 @@ fn neighbours(lab: &Lab, node: NodeId) -> Vec<Op> {
 fn mac(end: EndId) -> Mac {
     let [a, b, c, d] = u32::try_from(2 * end.link.index + end.side).unwrap_or(u32::MAX).to_be_bytes();
     Mac([0x02, 0, a, b, c, d])
+}
+
+/// What the language has and this version does not carry out.
+fn refuse_unsupported(lab: &Lab) -> Result<()> {
+    let not_yet = |what: &str| Err(Error::new(Kind::LabFile, format!("{what} is not supported yet")));
+    let links = || lab.networks.iter().flat_map(|n| &n.links);
+    if lab.networks.iter().any(|n| !matches!(n.routing, Routing::Static | Routing::None)) {
+        return not_yet("dynamic `routing`");
+    }
+    if links().any(|l| l.security.is_some()) {
+        return not_yet("`security`");
+    }
+    if links().any(|l| l.impair != [Impairment::default(); 2]) {
+        return not_yet("an impairment of a link");
+    }
+    if lab.apps.is_empty() { Ok(()) } else { not_yet("`apps`") }
 }
 
 /// What carries each base node, and why.
@@ -429,6 +447,10 @@ impl<'a> Planner<'a> {
             remote: far.link_addr?,
             below,
         })
+    }
+
+    fn view(&self, node: &Node) -> View {
+        View { files: [("/etc/hosts".to_owned(), self.hosts(node))].into(), dirs: Vec::new() }
     }
 
     /// `/etc/hosts` of a node: the names of its own network.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use build::{build, routes};
 
 use crate::fastpath::Config;
-use crate::model::Dataplane;
+use crate::model::{Dataplane, Ready, Restart};
 
 /// What the running machine can carry, as far as planning depends on it; measured by
 /// [`crate::observe`], never assumed.
@@ -39,8 +39,33 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// The userspace fast path, where a base node uses it.
     pub fastpath: Option<Config>,
-    /// `/etc/hosts` of each namespace that can be entered.
-    pub hosts: BTreeMap<String, String>,
+    /// What each namespace that can be entered shows, beside the machine's own files.
+    pub views: BTreeMap<String, View>,
+    /// Processes that run while the lab is up, in the order of their start.
+    pub services: Vec<Service>,
+}
+
+/// The files of a node that are its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct View {
+    /// Text by absolute path.
+    pub files: BTreeMap<String, String>,
+    /// Directories by absolute path, empty at first, that everybody in the node may write to.
+    pub dirs: Vec<String>,
+}
+
+/// A process of a node, looked after by the lab's init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Unique in the lab: an app's name, or `ospfd@blue/a`.
+    pub name: String,
+    pub netns: String,
+    /// Program and arguments; not empty.
+    pub argv: Vec<String>,
+    pub restart: Restart,
+    pub ready: Option<Ready>,
+    /// File name of its log, without directory.
+    pub log: String,
 }
 
 /// Operations that belong together: one line of progress.

@@ -5,21 +5,34 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
+use super::apps::app;
 use super::diag::{Diagnostic, Spanned};
 use super::fields::{Errors, Fields, choice, entries, list, not_yet, number, parsed, text, wrong_type};
+use super::impair;
 use super::tests::test;
 use super::yaml::{Tree, Value};
 use super::{BaseNodeSpec, BaseSpec, LabSpec, LinkSpec, Shape, ViNodeSpec, ViSpec};
-use crate::model::{DataplaneChoice, Role, Routing};
+use crate::model::{DataplaneChoice, Impairment, Role, Routing, Security};
 
 const DATAPLANES: [(&str, DataplaneChoice); 3] = [
     ("auto", DataplaneChoice::Auto),
     ("kernel", DataplaneChoice::Kernel),
     ("fastpath", DataplaneChoice::Fastpath),
 ];
-const ROUTINGS: [(&str, Routing); 2] = [("static", Routing::Static), ("none", Routing::None)];
-const LATER_ROUTINGS: [&str; 4] = ["ospf", "isis", "rip", "bgp"];
-const IMPAIRMENTS: [&str; 7] = ["delay", "jitter", "loss", "rate", "rtt", "forward", "backward"];
+const ROUTINGS: [(&str, Routing); 6] = [
+    ("static", Routing::Static),
+    ("ospf", Routing::Ospf),
+    ("isis", Routing::Isis),
+    ("rip", Routing::Rip),
+    ("bgp", Routing::Bgp),
+    ("none", Routing::None),
+];
+const SECURITIES: [(&str, Option<Security>); 4] = [
+    ("none", None),
+    ("aes128-gcm", Some(Security::Aes128Gcm)),
+    ("aes256-gcm", Some(Security::Aes256Gcm)),
+    ("aes256-cbc-sha256", Some(Security::Aes256CbcSha256)),
+];
 
 /// The whole file.
 pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
@@ -30,10 +43,13 @@ pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
     let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, &[], errors));
     let base = fields.require("base", errors).and_then(|t| base(t, errors));
     let vis = fields.take("vis").map(|t| vis(t, errors)).unwrap_or_default();
+    let apps = fields
+        .take("apps")
+        .map(|t| list(t, "`apps`", errors).iter().filter_map(|t| app(t, errors)).collect());
     let tests = fields
         .take("tests")
         .map(|t| list(t, "`tests`", errors).iter().filter_map(|t| test(t, errors)).collect());
-    fields.not_yet(&["templates", "params", "apps"], errors);
+    fields.not_yet(&["templates", "params"], errors);
     fields.finish(errors);
     Some(LabSpec {
         name: name.unwrap_or_else(|| unread(tree)),
@@ -41,6 +57,7 @@ pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
         dataplane: dataplane.unwrap_or_default(),
         base: base?,
         vis,
+        apps: apps.unwrap_or_default(),
         tests: tests.unwrap_or_default(),
     })
 }
@@ -80,7 +97,7 @@ fn base(tree: &Tree, errors: &mut Errors) -> Option<BaseSpec> {
 }
 
 fn routing(tree: &Tree, errors: &mut Errors) -> Option<Routing> {
-    choice(tree, "`routing`", &ROUTINGS, &LATER_ROUTINGS, errors)
+    choice(tree, "`routing`", &ROUTINGS, &[], errors)
 }
 
 fn prefix(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Ipv4Net>> {
@@ -169,12 +186,10 @@ fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec>
     let routing = fields.take("routing").and_then(|t| routing(t, errors));
     let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
     let mtu = fields.take("mtu").and_then(|t| vi_mtu(t, errors));
-    if let Some(t) = fields.take("security") {
-        security(t, errors);
-    }
+    let security = fields.take("security").and_then(|t| security(t, errors)).and_then(|s| s.value);
     fields.finish(errors);
     let routing = routing.unwrap_or(Routing::Static);
-    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing })
+    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing, security })
 }
 
 fn over(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
@@ -185,9 +200,8 @@ fn over(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
     text(tree, "`over`", errors)
 }
 
-fn security(tree: &Tree, errors: &mut Errors) {
-    const LATER: [&str; 3] = ["aes128-gcm", "aes256-gcm", "aes256-cbc-sha256"];
-    choice(tree, "`security`", &[("none", ())], &LATER, errors);
+fn security(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Option<Security>>> {
+    choice(tree, "`security`", &SECURITIES, &[], errors).map(|s| Spanned::new(s, tree.span))
 }
 
 fn vi_mtu(tree: &Tree, errors: &mut Errors) -> Option<Spanned<u32>> {
@@ -252,7 +266,16 @@ fn links(tree: &Tree, errors: &mut Errors) -> Vec<LinkSpec> {
 fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
     if matches!(tree.value, Value::Scalar(_)) {
         let shape = Shape::Chain(text(tree, "a link", errors)?);
-        return Some(LinkSpec { span: tree.span, shape, name: None, cost: 1, mtu: None });
+        let impair = [Impairment::default(); 2];
+        return Some(LinkSpec {
+            span: tree.span,
+            shape,
+            name: None,
+            cost: 1,
+            mtu: None,
+            security: None,
+            impair,
+        });
     }
     let mut fields = Fields::new(tree, "a link", errors)?;
     let shape = shape(tree, &mut fields, errors);
@@ -261,13 +284,11 @@ fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
     let mtu = fields
         .take("mtu")
         .and_then(|t| number(t, "`mtu`", 68..=65_535, errors).map(|value| Spanned::new(value, t.span)));
-    if let Some(t) = fields.take("security") {
-        security(t, errors);
-    }
-    fields.not_yet(&IMPAIRMENTS, errors);
+    let security = fields.take("security").and_then(|t| security(t, errors));
+    let impair = impair::take(&mut fields, tree.span, errors);
     fields.not_yet(&["spread", "weights"], errors);
     fields.finish(errors);
-    Some(LinkSpec { span: tree.span, shape: shape?, name, cost, mtu })
+    Some(LinkSpec { span: tree.span, shape: shape?, name, cost, mtu, security, impair })
 }
 
 fn shape(tree: &Tree, fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Shape> {

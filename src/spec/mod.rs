@@ -1,10 +1,13 @@
 //! What the user wrote. The text of a lab file goes in; a [`LabSpec`], in which every value knows its line, or all
 //! errors of form come out. It never binds a name and never reads a file itself.
 
+mod apps;
 mod decode;
 mod diag;
 mod fields;
+mod impair;
 mod tests;
+mod units;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -12,10 +15,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+pub use apps::AppSpec;
 pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
-pub use tests::{InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
+pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
 
-use crate::model::{DataplaneChoice, Role, Routing};
+use crate::model::{DataplaneChoice, Impairment, Role, Routing, Security};
 
 /// A lab file, form checked, names not bound.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +29,7 @@ pub struct LabSpec {
     pub dataplane: DataplaneChoice,
     pub base: BaseSpec,
     pub vis: Vec<ViSpec>,
+    pub apps: Vec<AppSpec>,
     pub tests: Vec<TestSpec>,
 }
 
@@ -68,6 +73,8 @@ pub struct ViSpec {
     /// A number; `None` is `fit`.
     pub mtu: Option<Spanned<u32>>,
     pub routing: Routing,
+    /// Of the links that say nothing themselves.
+    pub security: Option<Security>,
 }
 
 /// A node of a VI; name and placement may hold ranges.
@@ -87,6 +94,10 @@ pub struct LinkSpec {
     pub name: Option<Spanned<String>>,
     pub cost: u32,
     pub mtu: Option<Spanned<u32>>,
+    /// What the link itself says: `none` too.
+    pub security: Option<Spanned<Option<Security>>>,
+    /// From the first end to the second, and back.
+    pub impair: [Impairment; 2],
 }
 
 /// What an item of `links:` connects.

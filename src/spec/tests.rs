@@ -1,8 +1,12 @@
 //! The items of `tests:`. Trees go in; [`TestSpec`]s with unbound names come out. It never runs anything.
 
+use super::apps::command;
 use super::diag::{Diagnostic, Span, Spanned};
 use super::fields::{Errors, Fields, boolean, choice, list, number, text};
+use super::impair;
+use super::units::{duration_ms, rate_bps};
 use super::yaml::{Tree, Value};
+use crate::model::Impairment;
 
 /// A test or action, names not bound.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +46,18 @@ pub struct InjectSpec {
     pub strong_host: bool,
 }
 
+/// `exec:`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecSpec {
+    pub at: Spanned<String>,
+    /// Program and arguments; not empty.
+    pub run: Vec<String>,
+    /// Pattern of standard output, `*` standing for anything.
+    pub stdout: Option<String>,
+    /// Exit status.
+    pub status: u8,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum TestKindSpec {
     Ping { pair: PairSpec, count: u32, size: Option<u32>, df: bool },
@@ -53,14 +69,36 @@ pub enum TestKindSpec {
     Depth { vi: Spanned<String>, headers: usize, mtu: Option<u32> },
     Mtu { pair: PairSpec, is: u32 },
     Inject(InjectSpec),
+    Source { pair: PairSpec, is: Spanned<String> },
+    Route { node: Spanned<String>, to: Spanned<String>, via: Vec<Spanned<String>> },
+    Tcp { pair: PairSpec, at_least_bps: Option<u64> },
+    Exec(ExecSpec),
+    Converged,
+    Impair { link: Spanned<String>, to: [Impairment; 2] },
     Down(Spanned<String>),
     Up(Spanned<String>),
     Wait(u64),
 }
 
-const LATER: [&str; 6] = ["source", "route", "tcp", "exec", "impair", "converged"];
-const KINDS: [&str; 11] =
-    ["ping", "isolated", "trace", "ttl", "headers", "depth", "mtu", "inject", "down", "up", "wait"];
+const KINDS: [&str; 17] = [
+    "ping",
+    "isolated",
+    "trace",
+    "ttl",
+    "headers",
+    "depth",
+    "mtu",
+    "source",
+    "route",
+    "tcp",
+    "exec",
+    "inject",
+    "converged",
+    "down",
+    "up",
+    "impair",
+    "wait",
+];
 
 /// Reads one item of `tests:`.
 pub(super) fn test(tree: &Tree, errors: &mut Errors) -> Option<TestSpec> {
@@ -68,7 +106,6 @@ pub(super) fn test(tree: &Tree, errors: &mut Errors) -> Option<TestSpec> {
     let name = fields.take("name").and_then(|t| text(t, "`name`", errors)).map(|s| s.value);
     let within_ms = fields.take("within").and_then(|t| duration_ms(t, "`within`", errors));
     let not = fields.take("not").and_then(|t| boolean(t, "`not`", errors)).unwrap_or(false);
-    fields.not_yet(&LATER, errors);
     let mut found: Vec<(&'static str, Span, &Tree)> = Vec::new();
     for kind in KINDS {
         found.extend(fields.take_key(kind).map(|(span, value)| (kind, span, value)));
@@ -78,7 +115,7 @@ pub(super) fn test(tree: &Tree, errors: &mut Errors) -> Option<TestSpec> {
     let [(kind, _, value)] = found.as_slice() else {
         if let Some((_, second, _)) = found.get(1) {
             errors.push(Diagnostic::new("test", *second, "one item of `tests:` is one test"));
-        } else if errors.len() == errors_before && !mentions_later(tree) {
+        } else if errors.len() == errors_before {
             let help = format!("one of: {}", KINDS.join(", "));
             errors.push(Diagnostic::new("test", tree.span, "this says not what to test").help(help));
         }
@@ -86,11 +123,6 @@ pub(super) fn test(tree: &Tree, errors: &mut Errors) -> Option<TestSpec> {
     };
     let kind = kind_spec(kind, value, errors)?;
     Some(TestSpec { span: tree.span, name, within_ms, not, kind })
-}
-
-fn mentions_later(tree: &Tree) -> bool {
-    let Value::Map(map) = &tree.value else { return false };
-    map.iter().any(|(k, _)| matches!(&k.value, Value::Scalar(s) if LATER.contains(&s.as_str())))
 }
 
 fn kind_spec(kind: &str, tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
@@ -112,10 +144,60 @@ fn kind_spec(kind: &str, tree: &Tree, errors: &mut Errors) -> Option<TestKindSpe
         "headers" => headers(tree, errors),
         "depth" => depth(tree, errors),
         "inject" => inject(tree, errors),
+        "source" => with_pair(tree, "`source`", errors, |fields, pair, errors| {
+            let is = text(fields.require("is", errors)?, "`is`", errors)?;
+            Some(TestKindSpec::Source { pair, is })
+        }),
+        "route" => route(tree, errors),
+        "tcp" => with_pair(tree, "`tcp`", errors, |fields, pair, errors| {
+            let at_least_bps = fields.take("at-least").and_then(|t| rate_bps(t, "`at-least`", errors));
+            Some(TestKindSpec::Tcp { pair, at_least_bps })
+        }),
+        "exec" => exec(tree, errors),
+        "converged" => converged(tree, errors),
+        "impair" => impair(tree, errors),
         "down" => Some(TestKindSpec::Down(text(tree, "`down`", errors)?)),
         "up" => Some(TestKindSpec::Up(text(tree, "`up`", errors)?)),
         _ => Some(TestKindSpec::Wait(duration_ms(tree, "`wait`", errors)?)),
     }
+}
+
+fn route(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    let mut fields = Fields::new(tree, "`route`", errors)?;
+    let node = fields.require("node", errors).and_then(|t| text(t, "`node`", errors));
+    let to = fields.require("to", errors).and_then(|t| text(t, "`to`", errors));
+    let via = fields.require("via", errors).map(|t| texts(t, "`via`", errors));
+    fields.finish(errors);
+    Some(TestKindSpec::Route { node: node?, to: to?, via: via? })
+}
+
+fn exec(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    let mut fields = Fields::new(tree, "`exec`", errors)?;
+    let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
+    let run = fields.require("run", errors).and_then(|t| command(t, "`run`", errors));
+    let stdout = fields.take("stdout").and_then(|t| text(t, "`stdout`", errors)).map(|s| s.value);
+    let status = fields.take("status").and_then(|t| number(t, "`status`", 0..=255, errors));
+    fields.finish(errors);
+    let status = status.and_then(|s| u8::try_from(s).ok()).unwrap_or(0);
+    Some(TestKindSpec::Exec(ExecSpec { at: at?, run: run?, stdout, status }))
+}
+
+fn converged(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    if boolean(tree, "`converged`", errors)? {
+        return Some(TestKindSpec::Converged);
+    }
+    let error = Diagnostic::new("test", tree.span, "`converged` is tested by `true` only");
+    errors.push(error.help("`not: true` beside `converged: true` tests the contrary"));
+    None
+}
+
+/// `{link: X -- Y, delay: 10ms}`: what is not given is none.
+fn impair(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
+    let mut fields = Fields::new(tree, "`impair`", errors)?;
+    let link = fields.require("link", errors).and_then(|t| text(t, "`link`", errors));
+    let to = impair::take(&mut fields, tree.span, errors);
+    fields.finish(errors);
+    Some(TestKindSpec::Impair { link: link?, to })
 }
 
 fn ping(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
@@ -230,49 +312,4 @@ fn arrow(tree: &Tree, errors: &mut Errors) -> Option<PairSpec> {
 
 fn texts(tree: &Tree, what: &str, errors: &mut Errors) -> Vec<Spanned<String>> {
     list(tree, what, errors).iter().filter_map(|t| text(t, "a name", errors)).collect()
-}
-
-/// `10s`, `200ms`, `1m`; in milliseconds.
-fn duration_ms(tree: &Tree, what: &str, errors: &mut Errors) -> Option<u64> {
-    let value = text(tree, what, errors)?;
-    let parsed = parse_duration_ms(&value.value);
-    if parsed.is_none() {
-        let title = format!("{what} must be a time such as 10s or 200ms, not `{}`", value.value);
-        errors.push(Diagnostic::new("wrong-value", tree.span, title));
-    }
-    parsed
-}
-
-fn parse_duration_ms(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = text.split_at(digits);
-    let scale: u64 = match unit.trim() {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let mut ms = whole.parse::<u64>().ok()?.checked_mul(scale)?;
-    let mut unit = scale;
-    for digit in fraction.chars() {
-        unit /= 10;
-        ms += u64::from(digit.to_digit(10)?) * unit;
-    }
-    (ms <= 86_400_000).then_some(ms)
-}
-
-#[cfg(test)]
-mod unit {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, ms) in [("10s", 10_000), ("200ms", 200), ("1.5s", 1_500), ("1m", 60_000), ("2 s", 2_000)] {
-            assert_eq!(parse_duration_ms(text), Some(ms), "{text}");
-        }
-        for text in ["10", "s", "", "-1s", "1h2", "99999999999999999999s", "1.2.3s"] {
-            assert_eq!(parse_duration_ms(text), None, "{text}");
-        }
-    }
 }
