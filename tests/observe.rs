@@ -129,6 +129,7 @@ fn network(
         host: host.map(ip),
         stacked: Vec::new(),
         ends: end_ids(index),
+        wires: Vec::new(),
         forwards: true,
         sysctls: BTreeMap::new(),
     };
@@ -173,6 +174,7 @@ fn lab(prefix: &str) -> (Lab, Rib) {
         description: None,
         dataplane: DataplaneChoice::Auto,
         networks,
+        gateways: Vec::new(),
         apps: Vec::new(),
         tests: Vec::new(),
     };

@@ -32,7 +32,8 @@ impl Class {
             | Op::SetUp { .. }
             | Op::AddBreak { .. }
             | Op::AddNeighbour { .. }
-            | Op::AddRoute { .. } => Self::Netlink,
+            | Op::AddRoute { .. }
+            | Op::AddUnreachable { .. } => Self::Netlink,
             Op::AddRuleset { .. } => Self::Ruleset,
         }
     }
@@ -115,6 +116,7 @@ pub(super) fn namespace(op: &Op) -> &str {
         | Op::AddBreak { ns, .. }
         | Op::AddNeighbour { ns, .. }
         | Op::AddRoute { ns, .. }
+        | Op::AddUnreachable { ns, .. }
         | Op::AddRuleset { ns, .. } => ns,
     }
 }

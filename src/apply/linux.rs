@@ -103,6 +103,7 @@ impl Linux {
                 let hops = hops.iter().map(|h| self.next_hop(ns, h)).collect::<Result<Vec<_>>>()?;
                 Ok(Request::add_route(*prefix, &hops, *src))
             }
+            Op::AddUnreachable { prefix, .. } => Ok(Request::add_unreachable(*prefix)),
             Op::AddNetns { .. }
             | Op::SetSysctl { .. }
             | Op::AddVeth { .. }
@@ -270,7 +271,7 @@ fn message_name(op: &Op) -> &'static str {
         Op::AddAddr { .. } => "RTM_NEWADDR",
         Op::AddBreak { .. } => "RTM_NEWQDISC",
         Op::AddNeighbour { .. } => "RTM_NEWNEIGH",
-        Op::AddRoute { .. } => "RTM_NEWROUTE",
+        Op::AddRoute { .. } | Op::AddUnreachable { .. } => "RTM_NEWROUTE",
         Op::AddNetns { .. } | Op::SetSysctl { .. } | Op::AddTun { .. } | Op::AddRuleset { .. } => "request",
     }
 }

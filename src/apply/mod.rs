@@ -150,7 +150,9 @@ fn doing(op: &Op) -> String {
         Op::SetUp { dev, mtu, .. } => format!("set {dev} up with MTU {mtu} on {at}"),
         Op::AddBreak { dev, .. } => format!("add netem to {dev} on {at}"),
         Op::AddNeighbour { addr, .. } => format!("add neighbour {addr} on {at}"),
-        Op::AddRoute { prefix, .. } => format!("add route {prefix} on {at}"),
+        Op::AddRoute { prefix, .. } | Op::AddUnreachable { prefix, .. } => {
+            format!("add route {prefix} on {at}")
+        }
         Op::AddRuleset { .. } => format!("load the ruleset of {at}"),
     }
 }

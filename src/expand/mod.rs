@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 
 use crate::model::{DataplaneChoice, Impairment, Routing, Security};
 use crate::spec::{
-    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, LabSpec, Span, Spanned, TestSpec, ViNodeSpec, ViSpec,
+    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, GatewaySpec, LabSpec, Span, Spanned, TestSpec, ViNodeSpec, ViSpec,
 };
 
 /// Bound on the nodes of a lab.
@@ -24,6 +24,7 @@ pub struct FlatLab {
     pub dataplane: DataplaneChoice,
     pub base: FlatBase,
     pub vis: Vec<FlatVi>,
+    pub gateways: Vec<FlatGateway>,
     pub apps: Vec<AppSpec>,
     pub tests: Vec<TestSpec>,
 }
@@ -52,6 +53,14 @@ pub struct FlatVi {
     pub security: Option<Security>,
 }
 
+/// One wire between two named nodes of different networks, and whether the first network's default route leads
+/// through it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlatGateway {
+    pub link: FlatLink,
+    pub default: bool,
+}
+
 /// One link between two named nodes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlatLink {
@@ -75,8 +84,9 @@ pub fn expand(spec: LabSpec, errors: &mut Vec<Diagnostic>) -> FlatLab {
         let title = format!("the lab has {nodes} nodes; {MAX_NODES} is the bound");
         errors.push(Diagnostic::new("too-big", spec.name.span, title));
     }
+    let gateways = spec.gateways.iter().flat_map(|g| gateways(g, errors)).collect();
     let LabSpec { name, description, dataplane, apps, tests, .. } = spec;
-    FlatLab { name, description, dataplane, base, vis, apps, tests }
+    FlatLab { name, description, dataplane, base, vis, gateways, apps, tests }
 }
 
 fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
@@ -104,6 +114,11 @@ fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
     let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect();
     let ViSpec { name, over, addresses, mtu, routing, security, .. } = spec;
     FlatVi { name, over, nodes, links, addresses, mtu, routing, security }
+}
+
+fn gateways(spec: &GatewaySpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatGateway> {
+    let links = link::expand(&spec.link, errors).into_iter();
+    links.map(|link| FlatGateway { link, default: spec.default }).collect()
 }
 
 /// `n[1..8]: "R[1..8]"` pairs up; one placement serves all.

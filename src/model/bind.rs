@@ -228,12 +228,14 @@ fn target(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<Targ
 fn link(lab: &Lab, net: Option<NetId>, name: &str) -> Option<LinkId> {
     let plain = name.replace(' ', "");
     let turned = plain.split_once("--").map(|(a, b)| format!("{b}--{a}"));
-    let matches = |network: &super::Network, link: &super::Link| {
-        let full = format!("{}/{}", network.name, link.name);
+    let matches = |network: &str, link: &super::Link| {
+        let full = format!("{network}/{}", link.name);
         [Some(&plain), turned.as_ref()].into_iter().flatten().any(|n| *n == link.name || *n == full)
     };
     let networks = lab.networks.iter().filter(|n| net.is_none_or(|net| n.id == net));
-    let mut found = networks.flat_map(|n| n.links.iter().filter(move |l| matches(n, l)));
+    let links = networks.flat_map(|n| n.links.iter().map(|l| (n.name.as_str(), l)));
+    let wires = lab.gateways.iter().filter(|_| net.is_none()).map(|g| ("gateways", &g.link));
+    let mut found = links.chain(wires).filter(|(network, link)| matches(network, link)).map(|(_, l)| l);
     let first = found.next()?;
     found.next().is_none().then_some(first.id)
 }

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use super::address::{self, Claim, Counter, LINK_POOL, NETWORK_POOL, Need};
 use super::{
     BASE, Carrier, DataplaneChoice, End, EndId, Lab, Link, LinkId, NetId, Network, Node, NodeId, Role,
-    Security, bind, names,
+    Security, bind, join, names,
 };
 use crate::expand::{FlatLab, FlatLink, FlatVi};
 use crate::routing::Rib;
@@ -35,6 +35,7 @@ const HEADER: u32 = 20;
 pub fn build(flat: &FlatLab, source: &str, errors: Errors) -> Result<Lab, Errors> {
     let mut builder = Builder { flat, errors, lab: empty(flat) };
     builder.networks();
+    join::gateways(&mut builder.lab, &flat.gateways, &flat.base, &mut builder.errors);
     builder.fixed_addresses();
     let sound = builder.errors.is_empty();
     if sound {
@@ -58,6 +59,7 @@ fn empty(flat: &FlatLab) -> Lab {
         description: flat.description.clone(),
         dataplane: flat.dataplane,
         networks: Vec::new(),
+        gateways: Vec::new(),
         apps: Vec::new(),
         tests: Vec::new(),
     }
@@ -117,6 +119,7 @@ impl<'a> Builder<'a> {
                 host: Some(UNSET),
                 stacked: Vec::new(),
                 ends: Vec::new(),
+                wires: Vec::new(),
                 forwards: false,
                 sysctls: spec.sysctls.clone(),
             }
@@ -232,6 +235,7 @@ impl<'a> Builder<'a> {
             host: (spec.role != Role::Router).then_some(UNSET),
             stacked: Vec::new(),
             ends: Vec::new(),
+            wires: Vec::new(),
             forwards: true,
             sysctls: BTreeMap::new(),
         });
@@ -424,10 +428,11 @@ impl<'a> Builder<'a> {
             self.lab.networks.iter().filter(|n| n.over == Some(net)).map(|n| 2 * n.links.len()).sum();
         let fixed = network.nodes.iter().filter(|n| n.host.is_some_and(|h| h != UNSET)).count();
         let stacked = if net == BASE || stacked == 0 { 0 } else { stacked + fixed };
+        let wires = self.lab.gateways.iter().filter(|g| g.link.ends[1].node.net == net).count();
         Need {
             hosts: count(network.nodes.iter().filter(|n| n.host.is_some()).count()),
             stacked: count(stacked),
-            links: count(network.links.len() + fixed),
+            links: count(network.links.len() + wires + fixed),
         }
     }
 
@@ -448,7 +453,7 @@ impl<'a> Builder<'a> {
             .map(|index| {
                 let net = NetId(index + 1);
                 let fixed = self.flat.vis[index].addresses.as_ref().map(|a| a.value);
-                Claim::network(self.footprint(net), fixed, self.need(net))
+                Claim::network(self.claimed(net), fixed, self.need(net))
             })
             .collect();
         match address::blocks(NETWORK_POOL, &NETWORK_BLOCKS, &claims, &[base], &[]) {
@@ -468,6 +473,14 @@ impl<'a> Builder<'a> {
         self.errors.push(Diagnostic::new("pool-exhausted", name.span, title).help(help));
     }
 
+    /// The base nodes a network stands on; networks that gateways join share one more, which is none.
+    fn claimed(&self, net: NetId) -> BTreeSet<usize> {
+        let mut nodes = self.footprint(net);
+        let first = self.lab.joined(net).first().map_or(net.0, |n| n.0);
+        nodes.insert(self.lab.base().nodes.len() + first);
+        nodes
+    }
+
     fn footprint(&self, net: NetId) -> BTreeSet<usize> {
         self.lab.net(net).nodes.iter().map(|n| n.base.index).collect()
     }
@@ -482,12 +495,23 @@ impl<'a> Builder<'a> {
                 if !address::overlap(pool.value, earlier.value) {
                     continue;
                 }
-                let Some(node) = self.shared_node(*net, *other) else { continue };
+                let shared = self.shared_node(*net, *other);
                 let (mine, theirs) = (&self.lab.net(*net).name, &self.lab.net(*other).name);
-                let title = format!("the addresses of `{mine}` and `{theirs}` overlap on base node `{node}`");
+                let overlap = format!("the addresses of `{mine}` and `{theirs}` overlap");
+                let (title, help) = match shared {
+                    Some(node) => (
+                        format!("{overlap} on base node `{node}`"),
+                        "networks that share a base node cannot share addresses",
+                    ),
+                    None if self.lab.joined(*net).contains(other) => (
+                        format!("{overlap}, and gateways join them"),
+                        "networks that gateways join cannot share addresses",
+                    ),
+                    None => continue,
+                };
                 let error = Diagnostic::new("overlapping-pools", pool.span, title)
                     .label(format!("`{mine}`: {}", pool.value))
-                    .help("networks that share a base node cannot share addresses");
+                    .help(help);
                 let label = format!("`{theirs}`: {}", earlier.value);
                 self.errors.push(if *other == BASE && implied.is_some() {
                     error.label(format!("`{mine}`: {}, {label}", pool.value))
@@ -523,7 +547,8 @@ impl<'a> Builder<'a> {
         for node in network.nodes.iter_mut().filter(|n| n.host == Some(UNSET)) {
             node.host = Some(hosts.one());
         }
-        for link in &mut network.links {
+        let wires = self.lab.gateways.iter_mut().map(|g| &mut g.link).filter(|l| l.ends[1].node.net == net);
+        for link in network.links.iter_mut().chain(wires) {
             let pair = links.pair();
             for (end, addr) in link.ends.iter_mut().zip(pair) {
                 end.addr = addr;
@@ -541,9 +566,13 @@ impl<'a> Builder<'a> {
         for (net, given) in of_base.chain(of_vis) {
             let others = self.lab.networks.iter().filter(|n| n.id != net);
             for other in others.filter(|n| n.pool.contains(&given.value)) {
-                let Some(node) = self.shared_node(net, other.id) else { continue };
+                let why = match self.shared_node(net, other.id) {
+                    Some(node) => format!("both stand on base node `{node}`"),
+                    None if self.lab.joined(net).contains(&other.id) => "gateways join them".to_owned(),
+                    None => continue,
+                };
                 let title = format!(
-                    "{} of `{}` lies in the pool {} of `{}`; both stand on base node `{node}`",
+                    "{} of `{}` lies in the pool {} of `{}`; {why}",
                     given.value,
                     self.lab.net(net).name,
                     other.pool,
@@ -618,6 +647,12 @@ impl<'a> Builder<'a> {
                     let peer = self.lab.node(self.lab.peer(end).node).name.clone();
                     let name = names::device(prefix, &peer, &mut taken);
                     self.lab.networks[index].links[end.link.index].ends[end.side].dev = name;
+                }
+                for wire in self.lab.networks[index].nodes[node].wires.clone() {
+                    let peer = self.lab.peer(wire).node;
+                    let far = format!("{}.{}", self.lab.net(peer.net).name, self.lab.node(peer).name);
+                    let name = names::device("g-", &far, &mut taken);
+                    self.lab.gateways[wire.link.index].link.ends[wire.side].dev = name;
                 }
             }
         }

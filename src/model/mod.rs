@@ -4,6 +4,8 @@
 pub mod address;
 mod bind;
 mod build;
+mod gateway;
+mod join;
 pub mod names;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use build::build;
+pub use gateway::{External, GATEWAYS, Gateway};
 
 use crate::error::Result;
 use crate::expand;
@@ -33,7 +36,7 @@ pub struct NodeId {
     pub index: usize,
 }
 
-/// A link: the network and the index in [`Network::links`].
+/// A link: the network and the index in [`Network::links`], or [`GATEWAYS`] and the index in [`Lab::gateways`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LinkId {
     pub net: NetId,
@@ -154,6 +157,8 @@ pub struct Lab {
     pub dataplane: DataplaneChoice,
     /// The base network first, then the VIs in the order of the file.
     pub networks: Vec<Network>,
+    /// Wires between networks, in the order of the file.
+    pub gateways: Vec<Gateway>,
     pub apps: Vec<App>,
     pub tests: Vec<Test>,
 }
@@ -197,6 +202,8 @@ pub struct Node {
     pub stacked: Vec<Ipv4Addr>,
     /// Its interfaces, in link order.
     pub ends: Vec<EndId>,
+    /// Its ends of gateways, in their order: interfaces too, but of no link of its network.
+    pub wires: Vec<EndId>,
     /// Whether it forwards packets that are not for itself.
     pub forwards: bool,
     pub sysctls: BTreeMap<String, String>,
@@ -391,7 +398,10 @@ impl Lab {
 
     #[must_use]
     pub fn link(&self, id: LinkId) -> &Link {
-        &self.networks[id.net.0].links[id.index]
+        match id.net {
+            GATEWAYS => &self.gateways[id.index].link,
+            NetId(net) => &self.networks[net].links[id.index],
+        }
     }
 
     #[must_use]
@@ -411,12 +421,21 @@ impl Lab {
         format!("{}/{}", self.net(id.net).name, self.node(id).name)
     }
 
+    /// The name of the network a link belongs to, or `gateways`.
+    #[must_use]
+    pub fn place(&self, link: LinkId) -> &str {
+        match link.net {
+            GATEWAYS => "gateways",
+            net => &self.net(net).name,
+        }
+    }
+
     /// The address a name stands for: the host address, else that of the first interface. None for a router
     /// without links.
     #[must_use]
     pub fn address(&self, id: NodeId) -> Option<Ipv4Addr> {
         let node = self.node(id);
-        node.host.or_else(|| node.ends.first().map(|e| self.end(*e).addr))
+        node.host.or_else(|| node.ends.iter().chain(&node.wires).next().map(|e| self.end(*e).addr))
     }
 
     /// All addresses of a node's namespace.
@@ -424,7 +443,7 @@ impl Lab {
         let node = self.node(id);
         node.host
             .into_iter()
-            .chain(node.ends.iter().map(|e| self.end(*e).addr))
+            .chain(node.ends.iter().chain(&node.wires).map(|e| self.end(*e).addr))
             .chain(node.stacked.iter().copied())
     }
 

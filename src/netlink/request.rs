@@ -157,6 +157,15 @@ impl Request {
         Self::create(RouteNetlinkMessage::NewRoute(route.build()))
     }
 
+    /// A route of the main table that refuses its packets.
+    #[must_use]
+    pub fn add_unreachable(prefix: Ipv4Net) -> Self {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(prefix.network(), prefix.prefix_len())
+            .kind(RouteType::Unreachable);
+        Self::create(RouteNetlinkMessage::NewRoute(route.build()))
+    }
+
     /// netem as the root qdisc: packets leave the device from a timer, not from the call that sent them.
     #[must_use]
     pub fn add_netem(index: u32, delay_us: u32) -> Self {

@@ -8,12 +8,18 @@ use crate::model::{BASE, EndId, Lab, NetId, NodeId};
 /// Source and destination of each header, outermost first.
 pub(crate) type Stack = [(Ipv4Addr, Ipv4Addr)];
 
-/// The node that has `addr` as seen in network `net`: its name there; else the full name of the first node that
-/// has it in any other network; else the address.
+/// A node as seen in network `net`: its name there, else its full name.
+#[must_use]
+pub fn seen_from(lab: &Lab, net: NetId, node: NodeId) -> String {
+    if node.net == net { lab.node(node).name.clone() } else { lab.full_name(node) }
+}
+
+/// The node that has `addr` as seen in network `net`, or in one that gateways join with it: its name; else the full
+/// name of the first node that has it in any other network, and the address; else the address.
 #[must_use]
 pub fn name_of(lab: &Lab, net: NetId, addr: Ipv4Addr) -> String {
-    if let Some(id) = lab.owner(net, addr) {
-        return lab.node(id).name.clone();
+    if let Some(id) = lab.owner_near(net, addr) {
+        return seen_from(lab, net, id);
     }
     lab.networks
         .iter()
@@ -31,7 +37,7 @@ pub fn pair(lab: &Lab, from: NodeId, to: NodeId) -> String {
 #[must_use]
 pub fn path(lab: &Lab, from: NodeId, ends: &[EndId]) -> String {
     let nodes = std::iter::once(from).chain(ends.iter().map(|e| lab.peer(*e).node));
-    nodes.map(|id| lab.node(id).name.as_str()).collect::<Vec<_>>().join(" -> ")
+    nodes.map(|id| seen_from(lab, from.net, id)).collect::<Vec<_>>().join(" -> ")
 }
 
 /// The layers of a stack with names: `base X -> Y`, `link A -> B`, `net A -> F`, outermost first. A packet of

@@ -151,7 +151,7 @@ fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, kind: &TestKind) -> Resul
 
 fn done(ctx: &Context<'_>, target: Target, state: &str) -> Verdict {
     let name = match target {
-        Target::Link(link) => format!("link {} of {}", ctx.lab.link(link).name, ctx.lab.net(link.net).name),
+        Target::Link(link) => format!("link {} of {}", ctx.lab.link(link).name, ctx.lab.place(link)),
         Target::Node(node) => ctx.lab.full_name(node),
     };
     Verdict::of(true, format!("{name} {state}"), format!("{name} {state}"))

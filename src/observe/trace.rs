@@ -30,7 +30,7 @@ pub struct Hop {
     pub ttl: u8,
     /// Who answered; `None` if nobody did.
     pub addr: Option<Ipv4Addr>,
-    /// The node of the sender's network that has this address.
+    /// The node that has this address, of the sender's network or one joined with it by gateways.
     pub node: Option<NodeId>,
     /// It was the destination's echo reply.
     pub reached: bool,
@@ -63,7 +63,7 @@ pub fn trace(ctx: &Context<'_>, from: NodeId, to: NodeId) -> Result<Vec<Hop>> {
 
 fn hop(ctx: &Context<'_>, from: NodeId, ttl: u8, fate: Fate) -> Hop {
     let silent = Hop { ttl, addr: None, node: None, reached: false, error: None };
-    let heard = |by| Hop { addr: Some(by), node: ctx.lab.owner(from.net, by), ..silent.clone() };
+    let heard = |by| Hop { addr: Some(by), node: ctx.lab.owner_near(from.net, by), ..silent.clone() };
     match fate {
         Fate::Silent => silent,
         Fate::Answered { by, .. } => Hop { reached: true, ..heard(by) },
@@ -86,7 +86,7 @@ fn words(ctx: &Context<'_>, from: NodeId, hop: &Hop) -> String {
 /// The test `trace`: exactly these nodes answer, in this order, and the last is the destination itself.
 pub(crate) fn test(ctx: &Context<'_>, from: NodeId, to: NodeId, hops: &[NodeId]) -> Result<Verdict> {
     let found = trace(ctx, from, to)?;
-    let expected: Vec<_> = hops.iter().map(|id| ctx.lab.node(*id).name.clone()).collect();
+    let expected: Vec<_> = hops.iter().map(|id| names::seen_from(ctx.lab, from.net, *id)).collect();
     let measured = found.iter().map(|h| words(ctx, from, h)).collect();
     let nodes: Vec<_> = found.iter().map(|h| h.node).collect();
     let same = nodes.len() == hops.len() && nodes.iter().zip(hops).all(|(a, b)| *a == Some(*b));

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::gateways::gateways;
 use super::{Hop, Mac, Machine, Op, Plan, Stage, View};
 use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
@@ -58,8 +59,10 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
         Planner { lab, rib, machine, dataplanes: &dataplanes, link_layers: link_layers(lab, &dataplanes) };
     let mut stages = vec![
         Stage { name: "namespaces".to_owned(), ops: planner.namespaces() },
+        Stage { name: "gateways".to_owned(), ops: gateways(lab) },
         Stage { name: "base".to_owned(), ops: planner.base() },
     ];
+    stages.retain(|stage| !stage.ops.is_empty());
     let tunnels = planner.base_tunnels();
     if !tunnels.is_empty() {
         stages.push(Stage { name: "base tunnels".to_owned(), ops: tunnels });
@@ -79,7 +82,8 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
 pub fn routes(lab: &Lab, rib: &Rib, node: NodeId) -> Vec<Op> {
     let node = lab.node(node);
     let hop = |via: Option<Ipv4Addr>, end: EndId| Hop { via, dev: lab.end(end).dev.clone() };
-    let connected = node.ends.iter().filter(|_| node.host.is_some()).map(|end| Op::AddRoute {
+    let ends = node.ends.iter().chain(&node.wires);
+    let connected = ends.filter(|_| node.host.is_some()).map(|end| Op::AddRoute {
         ns: node.netns.clone(),
         prefix: Ipv4Net::new_assert(lab.end(*end).addr, 31).trunc(),
         hops: vec![hop(None, *end)],

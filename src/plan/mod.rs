@@ -2,6 +2,7 @@
 //! do go in; a [`Plan`] comes out. It never touches the kernel: [`crate::apply`] does, in this order.
 
 mod build;
+mod gateways;
 mod text;
 
 use std::collections::BTreeMap;
@@ -165,6 +166,11 @@ pub enum Op {
         prefix: Ipv4Net,
         hops: Vec<Hop>,
         src: Option<Ipv4Addr>,
+    },
+    /// A route that refuses: packets for `prefix` without a longer one are answered "host unreachable".
+    AddUnreachable {
+        ns: String,
+        prefix: Ipv4Net,
     },
     /// A ruleset for `nft -f`.
     AddRuleset {

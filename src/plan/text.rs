@@ -53,6 +53,9 @@ impl fmt::Display for Op {
                 write!(f, "ip -n {ns} route add {prefix} proto static")?;
                 route_hops(f, hops, src.map(|s| format!(" src {s}")).unwrap_or_default())
             }
+            Self::AddUnreachable { ns, prefix } => {
+                write!(f, "ip -n {ns} route add unreachable {prefix} proto static")
+            }
             Self::AddRuleset { ns, text } => {
                 write!(f, "ip netns exec {ns} nft -f - <<'NFT'\n{text}NFT")
             }

@@ -27,10 +27,11 @@ pub struct Route {
     pub src: Option<Ipv4Addr>,
 }
 
-/// A prefix and the nodes it is attached to.
+/// A prefix and the nodes it is attached to, or that announce it for another network.
 struct Target {
     prefix: Ipv4Net,
     owners: Vec<usize>,
+    external: bool,
 }
 
 impl Rib {
@@ -54,8 +55,14 @@ impl Rib {
         let graph = Graph::new(lab, network);
         let distances: Vec<Vec<Option<u64>>> =
             (0..network.nodes.len()).map(|node| graph.distances_to(node)).collect();
-        let targets = targets(lab, network);
-        let table = |node: usize| graph.routes(lab, network, node, &targets, &distances);
+        let mut targets = targets(lab, network);
+        targets.extend(external_targets(lab, network));
+        let table = |node: usize| {
+            let mut table = graph.routes(lab, network, node, &targets, &distances);
+            table.extend(wire_routes(lab, network.nodes[node].id));
+            table.sort_by_key(|r| r.prefix);
+            table
+        };
         let tables = (0..network.nodes.len()).map(|n| (network.nodes[n].id, table(n))).collect();
         Self { tables }
     }
@@ -68,22 +75,22 @@ impl Rib {
             let prefix = Ipv4Net::new(to, length).ok()?.trunc();
             table.binary_search_by_key(&prefix, |r| r.prefix).ok().map(|at| &table[at])
         };
-        find(32).or_else(|| find(31))
+        (0..=32).rev().find_map(find)
     }
 
     /// All ends through which `node` may send a packet to `to`; empty where there is no route.
     #[must_use]
     pub fn next_hops(&self, lab: &Lab, node: NodeId, to: Ipv4Addr) -> Vec<EndId> {
-        let connected = lab.node(node).ends.iter().copied().find(|end| lab.peer(*end).addr == to);
+        let at = lab.node(node);
+        let connected = at.ends.iter().chain(&at.wires).copied().find(|end| lab.peer(*end).addr == to);
         match connected {
             Some(end) => vec![end],
             None => self.route(node, to).map(|r| r.hops.clone()).unwrap_or_default(),
         }
     }
 
-    /// The ends through which a packet leaves each node on its way from `from` to `to`, an address of the same
-    /// network; the first next hop where several are equal. `None` where there is no route; empty where `to` is
-    /// the node's own.
+    /// The ends through which a packet leaves each node on its way from `from` to `to`, through gateways too; the
+    /// first next hop where several are equal. `None` where there is no route; empty where `to` is the node's own.
     #[must_use]
     pub fn path(&self, lab: &Lab, from: NodeId, to: Ipv4Addr) -> Option<Vec<EndId>> {
         let mut path = Vec::new();
@@ -92,7 +99,7 @@ impl Rib {
             let end = *self.next_hops(lab, node, to).first()?;
             path.push(end);
             node = lab.peer(end).node;
-            if path.len() > lab.net(from.net).nodes.len() {
+            if path.len() > lab.nodes().count() {
                 return None;
             }
         }
@@ -139,7 +146,25 @@ fn targets(lab: &Lab, network: &Network) -> Vec<Target> {
         let prefix = Ipv4Net::new_assert(end.addr, 31).trunc();
         targets.entry(prefix).or_default().push(lab.node(end.node).id.index);
     }
-    targets.into_iter().map(|(prefix, owners)| Target { prefix, owners }).collect()
+    targets.into_iter().map(|(prefix, owners)| Target { prefix, owners, external: false }).collect()
+}
+
+/// The prefixes of other networks that nodes of this one announce.
+fn external_targets(lab: &Lab, network: &Network) -> Vec<Target> {
+    let mut targets: BTreeMap<Ipv4Net, Vec<usize>> = BTreeMap::new();
+    for node in network.nodes.iter().filter(|n| !n.wires.is_empty()) {
+        for external in lab.externals(node.id) {
+            targets.entry(external.prefix).or_default().push(node.id.index);
+        }
+    }
+    targets.into_iter().map(|(prefix, owners)| Target { prefix, owners, external: true }).collect()
+}
+
+/// The routes that leave a node's network by its own wires.
+#[must_use]
+pub fn wire_routes(lab: &Lab, node: NodeId) -> Vec<Route> {
+    let led = lab.externals(node).into_iter().filter(|e| !e.wires.is_empty());
+    led.map(|e| Route { prefix: e.prefix, hops: e.wires, src: lab.node(node).host }).collect()
 }
 
 /// One network's links as seen from each node.
@@ -193,7 +218,11 @@ impl Graph {
         let own: Vec<Ipv4Addr> = lab.addresses(network.nodes[node].id).collect();
         let hops_to: Vec<Vec<EndId>> =
             (0..self.edges.len()).map(|to| self.next_hops(node, to, &distances[to])).collect();
-        let foreign = targets.iter().filter(|t| !own.iter().any(|a| t.prefix.contains(a)));
+        let mine = |target: &Target| match target.external {
+            true => target.owners.contains(&node),
+            false => own.iter().any(|a| target.prefix.contains(a)),
+        };
+        let foreign = targets.iter().filter(|t| !mine(t));
         foreign
             .filter_map(|target| {
                 let distance = target.owners.iter().filter_map(|o| distances[*o][node]).min()?;

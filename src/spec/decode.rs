@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use super::apps::app;
 use super::diag::{Diagnostic, Spanned};
 use super::fields::{Errors, Fields, choice, entries, list, not_yet, number, parsed, text, wrong_type};
+use super::gateways::gateway;
 use super::impair;
 use super::tests::test;
 use super::yaml::{Tree, Value};
@@ -43,6 +44,9 @@ pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
     let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, &[], errors));
     let base = fields.require("base", errors).and_then(|t| base(t, errors));
     let vis = fields.take("vis").map(|t| vis(t, errors)).unwrap_or_default();
+    let gateways = fields
+        .take("gateways")
+        .map(|t| list(t, "`gateways`", errors).iter().filter_map(|t| gateway(t, errors)).collect());
     let apps = fields
         .take("apps")
         .map(|t| list(t, "`apps`", errors).iter().filter_map(|t| app(t, errors)).collect());
@@ -57,6 +61,7 @@ pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
         dataplane: dataplane.unwrap_or_default(),
         base: base?,
         vis,
+        gateways: gateways.unwrap_or_default(),
         apps: apps.unwrap_or_default(),
         tests: tests.unwrap_or_default(),
     })
@@ -263,19 +268,22 @@ fn links(tree: &Tree, errors: &mut Errors) -> Vec<LinkSpec> {
     list(tree, "`links`", errors).iter().filter_map(|t| link(t, errors)).collect()
 }
 
+/// A chain without options.
+pub(super) fn plain_link(chain: Spanned<String>) -> LinkSpec {
+    LinkSpec {
+        span: chain.span,
+        shape: Shape::Chain(chain),
+        name: None,
+        cost: 1,
+        mtu: None,
+        security: None,
+        impair: [Impairment::default(); 2],
+    }
+}
+
 fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
     if matches!(tree.value, Value::Scalar(_)) {
-        let shape = Shape::Chain(text(tree, "a link", errors)?);
-        let impair = [Impairment::default(); 2];
-        return Some(LinkSpec {
-            span: tree.span,
-            shape,
-            name: None,
-            cost: 1,
-            mtu: None,
-            security: None,
-            impair,
-        });
+        return text(tree, "a link", errors).map(plain_link);
     }
     let mut fields = Fields::new(tree, "a link", errors)?;
     let shape = shape(tree, &mut fields, errors);

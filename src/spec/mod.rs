@@ -5,6 +5,7 @@ mod apps;
 mod decode;
 mod diag;
 mod fields;
+mod gateways;
 mod impair;
 mod tests;
 mod units;
@@ -16,6 +17,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 pub use apps::AppSpec;
+pub use gateways::GatewaySpec;
 pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
 pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
 
@@ -29,6 +31,7 @@ pub struct LabSpec {
     pub dataplane: DataplaneChoice,
     pub base: BaseSpec,
     pub vis: Vec<ViSpec>,
+    pub gateways: Vec<GatewaySpec>,
     pub apps: Vec<AppSpec>,
     pub tests: Vec<TestSpec>,
 }
