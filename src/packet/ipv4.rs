@@ -16,6 +16,7 @@ pub const HEADER_LEN: usize = 20;
 pub const ICMP: u8 = 1;
 pub const IPIP: u8 = 4;
 pub const TCP: u8 = 6;
+pub const ESP: u8 = 50;
 pub const UDP: u8 = 17;
 /// TTL that ipip devices and hosts send with here.
 pub const DEFAULT_TTL: u8 = 64;
