@@ -1,12 +1,16 @@
 //! Shortest paths. A [`Lab`] goes in; a [`Rib`], every route of every namespace, comes out. It never looks at the
 //! kernel: `up` and the tests compare the two.
 
+mod faults;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use faults::{Cut, Expected, Faults};
 
 use crate::model::{EndId, Lab, NetId, Network, NodeId, Routing};
 
@@ -48,14 +52,20 @@ impl Rib {
     /// The routes of one network.
     #[must_use]
     pub fn of_network(lab: &Lab, net: NetId) -> Self {
+        Self::of_network_without(lab, net, &Cut::default())
+    }
+
+    /// The routes of one network when routing has reacted to what is not there.
+    #[must_use]
+    pub fn of_network_without(lab: &Lab, net: NetId, cut: &Cut) -> Self {
         let network = lab.net(net);
         if network.routing == Routing::None {
             return Self::default();
         }
-        let graph = Graph::new(lab, network);
+        let graph = Graph::new(lab, network, cut);
         let distances: Vec<Vec<Option<u64>>> =
             (0..network.nodes.len()).map(|node| graph.distances_to(node)).collect();
-        let mut targets = targets(lab, network);
+        let mut targets = targets(lab, network, cut);
         targets.extend(external_targets(lab, network));
         let table = |node: usize| {
             let mut table = graph.routes(lab, network, node, &targets, &distances);
@@ -134,17 +144,18 @@ impl Rib {
     }
 }
 
-/// Every prefix of a network: host and stacked addresses as /32, links as /31.
-fn targets(lab: &Lab, network: &Network) -> Vec<Target> {
+/// Every prefix of a network: host and stacked addresses as /32, links as /31 at each end that is up.
+fn targets(lab: &Lab, network: &Network, cut: &Cut) -> Vec<Target> {
     let mut targets: BTreeMap<Ipv4Net, Vec<usize>> = BTreeMap::new();
     for node in &network.nodes {
         for addr in node.host.iter().chain(&node.stacked) {
             targets.entry(Ipv4Net::from(*addr)).or_default().push(node.id.index);
         }
     }
-    for end in network.links.iter().flat_map(|l| &l.ends) {
+    let ends = network.nodes.iter().flat_map(|n| &n.ends);
+    for end in ends.filter(|e| cut.is_up(**e)).map(|e| lab.end(*e)) {
         let prefix = Ipv4Net::new_assert(end.addr, 31).trunc();
-        targets.entry(prefix).or_default().push(lab.node(end.node).id.index);
+        targets.entry(prefix).or_default().push(end.node.index);
     }
     targets.into_iter().map(|(prefix, owners)| Target { prefix, owners, external: false }).collect()
 }
@@ -175,13 +186,17 @@ struct Graph {
 }
 
 impl Graph {
-    fn new(lab: &Lab, network: &Network) -> Self {
+    fn new(lab: &Lab, network: &Network, cut: &Cut) -> Self {
         let edges_of = |end: &EndId| {
             let cost = u64::from(lab.link(end.link).cost);
             (lab.peer(*end).node.index, cost, *end)
         };
         Self {
-            edges: network.nodes.iter().map(|n| n.ends.iter().map(edges_of).collect()).collect(),
+            edges: network
+                .nodes
+                .iter()
+                .map(|n| n.ends.iter().filter(|e| cut.is_alive(e.link)).map(edges_of).collect())
+                .collect(),
             forwards: network.nodes.iter().map(|n| n.forwards).collect(),
         }
     }
