@@ -6,11 +6,13 @@ mod doctor;
 mod down;
 mod exec;
 mod internal;
+mod logs;
 mod machine;
 mod measure;
 mod node;
 mod output;
 mod plan;
+mod restart;
 mod status;
 mod table;
 mod test;
@@ -59,6 +61,10 @@ enum Command {
     /// Show what is up: nodes, links, addresses, roles, counters
     #[command(visible_aliases = ["ps", "inspect"])]
     Status(status::Args),
+    /// Show what services printed
+    Logs(logs::Args),
+    /// End a service and start it again
+    Restart(restart::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -98,6 +104,8 @@ fn run(command: Command) -> Result<u8> {
         Command::Exec(args) => exec::exec(&args),
         Command::Shell(args) => exec::shell(&args),
         Command::Status(args) => status::run(&args),
+        Command::Logs(args) => logs::run(&args),
+        Command::Restart(args) => restart::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::table::table;
 use super::{DONE, measure, output, up};
 use crate::error::Result;
+use crate::lab::control::Status;
 use crate::lab::{Running, State};
 use crate::model::{Lab, Link, NodeId, Role};
 use crate::observe::{self, Context, LinkStats, Part};
@@ -82,9 +83,11 @@ struct Details<'a> {
     /// For each VI, in their order, the part of each base node.
     roles: Vec<Vec<Part>>,
     counters: Counters,
+    services: Vec<Status>,
 }
 
 fn details(lab: &Running, as_json: bool) -> Result<()> {
+    let services = lab.init()?.services()?;
     lab.join()?;
     measure::with_context(lab, |context| {
         let details = Details {
@@ -95,6 +98,7 @@ fn details(lab: &Running, as_json: bool) -> Result<()> {
                 .map(|n| observe::roles(context.lab, context.rib, n.id))
                 .collect(),
             counters: observe::counters(context)?,
+            services,
         };
         if as_json {
             return output::json(&details.json());
@@ -124,6 +128,7 @@ impl Details<'_> {
         self.print_nodes();
         self.print_links();
         self.print_roles();
+        self.print_services();
         self.print_counters();
     }
 
@@ -188,6 +193,13 @@ impl Details<'_> {
         section("roles", &titles, &rows);
     }
 
+    fn print_services(&self) {
+        if !self.services.is_empty() {
+            let rows: Vec<_> = self.services.iter().map(service_row).collect();
+            section("services", &["service", "node", "state", "pid", "restarts", "last end"], &rows);
+        }
+    }
+
     /// A row for each base node, a column for each counter that has counted something anywhere.
     fn print_counters(&self) {
         let counted = self.counters.values().flatten().filter(|(_, count)| **count > 0);
@@ -225,6 +237,7 @@ impl Details<'_> {
         value["links"] = self.links.iter().map(|s| self.link_json(lab.link(s.link), s)).collect();
         value["roles"] = json!(roles);
         value["counters"] = json!(self.counters);
+        value["services"] = json!(self.services);
         value
     }
 
@@ -265,6 +278,17 @@ impl Details<'_> {
             "ends": [end(0), end(1)],
         })
     }
+}
+
+fn service_row(service: &Status) -> Vec<String> {
+    vec![
+        service.name.clone(),
+        service.node.clone().unwrap_or_default(),
+        service.state.to_string(),
+        service.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+        service.restarts.to_string(),
+        service.last.map(|exit| exit.to_string()).unwrap_or_default(),
+    ]
 }
 
 fn role(role: Role) -> &'static str {

@@ -188,7 +188,11 @@ impl Display {
     fn show(&mut self, progress: &Progress) {
         if !self.terminal {
             if progress.done == progress.total {
-                let unit = if progress.stage == measure::VERIFY { "networks" } else { "operations" };
+                let unit = match progress.stage.as_str() {
+                    measure::VERIFY => "networks",
+                    lab::init::NETWORK | lab::init::APPS => "running",
+                    _ => "operations",
+                };
                 output::note(&format!("{}: {} {unit}", progress.stage, progress.total));
             }
             return;

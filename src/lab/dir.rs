@@ -15,13 +15,18 @@ use crate::sys::pidfd;
 const LOCK: &str = "lock";
 /// Mount point, in the lab's own mount namespace, of the file system of its namespace files; empty on the host.
 pub(super) const NAMESPACES: &str = "ns";
-pub(super) const HOSTS: &str = "hosts";
+/// Mount point, as [`NAMESPACES`], of what nodes show that is their own.
+pub(super) const VIEWS: &str = "views";
+/// Directory of what services print.
+pub(super) const LOGS: &str = "logs";
 pub(super) const STATE: &str = "state.yaml";
 pub(super) const STATE_UNFINISHED: &str = "state.yaml.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
 pub(super) const CONTROL: &str = "fastpath.sock";
-const FILES: [&str; 5] = [STATE, STATE_UNFINISHED, LOG, FASTPATH, CONTROL];
+/// Where init listens.
+pub(super) const INIT: &str = "init.sock";
+const FILES: [&str; 6] = [STATE, STATE_UNFINISHED, LOG, FASTPATH, CONTROL, INIT];
 /// What the watcher calls itself, prctl(2) PR_SET_NAME.
 pub(super) const WATCHER: &str = "vilab-watcher";
 
@@ -130,7 +135,8 @@ fn empty(dir: &Path) -> io::Result<()> {
         absent_is_fine(fs::remove_file(dir.join(name)))?;
     }
     absent_is_fine(fs::remove_dir(dir.join(NAMESPACES)))?;
-    absent_is_fine(fs::remove_dir_all(dir.join(HOSTS)))
+    absent_is_fine(fs::remove_dir(dir.join(VIEWS)))?;
+    absent_is_fine(fs::remove_dir_all(dir.join(LOGS)))
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -15,7 +15,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
+use super::view::Views;
 use super::{Running, mounts};
+use crate::apply;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::NodeId;
 use crate::sys::{child, pidfd};
@@ -79,25 +81,46 @@ fn enter(lab: &Running, id: NodeId) -> Result<()> {
     let state = lab.state();
     let node = state.lab.node(id);
     let what = || format!("cannot enter {}", state.lab.full_name(id));
-    let open = |path: &Path| File::open(path).doing(Kind::Environment, what);
-    let of_init = |ns: &str| open(&PathBuf::from(format!("/proc/{}/ns/{ns}", state.init)));
-    let (pid, mnt, ipc) = (of_init("pid")?, of_init("mnt")?, of_init("ipc")?);
-    let net = open(&lab.namespaces().path(&node.netns))?;
-    let hosts = super::hosts_dir(lab.dir()).join(&node.netns);
     lab.join()?;
-    let joined = setns(pid, CloneFlags::CLONE_NEWPID)
+    join(lab, &node.netns).and_then(|()| settle(lab.dir(), &node.netns)).doing(Kind::Environment, what)
+}
+
+/// Joins the lab's namespaces and that network namespace from outside; the lab's user namespace has been joined. A
+/// thread must share its working directory with no other.
+pub(super) fn join(lab: &Running, netns: &str) -> io::Result<()> {
+    let of_init = |ns: &str| File::open(format!("/proc/{}/ns/{ns}", lab.state().init));
+    let (pid, mnt, ipc) = (of_init("pid")?, of_init("mnt")?, of_init("ipc")?);
+    let net = File::open(lab.namespaces().path(netns))?;
+    setns(pid, CloneFlags::CLONE_NEWPID)
         .and_then(|()| setns(ipc, CloneFlags::CLONE_NEWIPC))
         .and_then(|()| setns(net, CloneFlags::CLONE_NEWNET))
-        .and_then(|()| setns(mnt, CloneFlags::CLONE_NEWNS))
-        .and_then(|()| mounts::own_namespace())
-        .and_then(|()| unshare(CloneFlags::CLONE_NEWUTS))
-        .and_then(|()| nix::unistd::sethostname(&node.name));
-    joined.doing(Kind::Environment, what)?;
-    mounts::fresh_sys();
-    if hosts.exists() && Path::new("/etc/hosts").exists() {
-        mounts::bind(&hosts, "/etc/hosts").doing(Kind::Environment, what)?;
-    }
+        .and_then(|()| setns(mnt, CloneFlags::CLONE_NEWNS))?;
     Ok(())
+}
+
+/// Gives the caller, which is in the lab's mount namespace and in the network namespace `netns`, the view of that
+/// node: mount and UTS namespaces of its own, its files, its host name.
+fn settle(dir: &Path, netns: &str) -> io::Result<()> {
+    mounts::own_namespace()?;
+    unshare(CloneFlags::CLONE_NEWUTS)?;
+    mounts::fresh_sys();
+    Views::of(dir).enter(netns)
+}
+
+/// Calls `f` in a node, on a thread that ends; the caller is the lab's init. Processes started there are in the node.
+///
+/// # Errors
+/// If the node cannot be entered.
+pub(super) fn inside<T: Send>(dir: &Path, netns: &str, f: impl FnOnce() -> T + Send) -> Result<T> {
+    let enter = || {
+        setns(File::open(super::namespaces_dir(dir).join(netns))?, CloneFlags::CLONE_NEWNET)?;
+        settle(dir, netns)
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| enter().map(|()| f()));
+        let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.doing(Kind::Environment, || format!("cannot enter {}", apply::place(netns)))
+    })
 }
 
 /// A descriptor to read signals from, and the signals that were blocked before, which the command starts with.

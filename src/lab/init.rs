@@ -5,52 +5,57 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::message::{Failure, Message};
 use super::state::{self, Job, State};
-use super::{Namespaces, mounts};
+use super::supervisor::Supervisor;
+use super::view::{self, Views};
+use super::{Namespaces, mounts, service};
 use crate::apply::{self, Progress, StageTime, Timings};
 use crate::error::{Context, Error, Kind, Result};
-use crate::process;
-use crate::sys::child;
+use crate::plan::Service;
 
 /// The subcommand under which [`super::engine::run`] is started.
 pub const ENGINE: &str = "lab-engine";
 /// How long the engine may take until it forwards.
 const ENGINE_START: Duration = Duration::from_secs(30);
-/// An engine that ends sooner than this after its start is started again only when this time has passed.
-const ENGINE_PAUSE: Duration = Duration::from_secs(1);
+/// How long services may take until they are ready; those of the network longer than until it has been verified.
+const SERVICE_START: Duration = Duration::from_secs(30);
+/// The stages of services.
+pub const NETWORK: &str = "services";
+pub const APPS: &str = "apps";
 
 /// Checks a lab that has just been built: what of it works is not this module's to know.
 ///
 /// The path is the control socket of the fast path, where there is one.
 pub type Verify<'a> =
-    &'a dyn Fn(&State, &Namespaces, Option<PathBuf>, &mut dyn FnMut(&Progress)) -> Result<()>;
+    &'a (dyn Fn(&State, &Namespaces, Option<PathBuf>, &mut dyn FnMut(&Progress)) -> Result<()> + Sync);
 
 /// Runs the lab whose state directory is `dir` for as long as it is up.
 ///
 /// # Errors
 /// If it cannot be built; the watcher has been told.
 pub fn run(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<()> {
-    let result = build(dir, watcher, verify).and_then(supervise);
+    let looking_after = || "cannot look after the lab's processes".to_owned();
+    let result = build(dir, watcher, verify).and_then(|mut s| s.run().doing(Kind::Bug, looking_after));
     if let Err(e) = &result {
-        let _gone = Message::Failed(Failure::from(e)).send(io::stdout());
+        complain(e);
     }
     result
 }
 
-fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Option<Engine>> {
+fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let building = || "cannot make the lab's namespaces".to_owned();
     tie_to_watcher().doing(Kind::Environment, building)?;
     let flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
@@ -65,11 +70,11 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Option<Engine>>
     nix::unistd::sethostname(&job.lab.name).doing(Kind::Environment, building)?;
     let namespaces = prepare(dir, &job).doing(Kind::Environment, building)?;
     let mut timings = apply::run(&job.plan, &namespaces, &mut tell)?;
-    let engine = if job.plan.fastpath.is_some() {
-        Some(timed(&mut timings, "fast path", || Engine::start(dir, &job.lab.name))?)
-    } else {
-        None
-    };
+    let home = job.file.parent().unwrap_or(Path::new("/"));
+    let mut supervisor = Supervisor::new(dir, &job.lab.name, home).doing(Kind::Environment, building)?;
+    if job.plan.fastpath.is_some() {
+        timed(&mut timings, "fast path", || start_engine(&mut supervisor, dir, &job.lab.name))?;
+    }
     let mut state = State {
         schema: state::SCHEMA.to_owned(),
         init,
@@ -81,12 +86,57 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Option<Engine>>
         timings: Timings::new(),
         lab: job.lab,
     };
-    let control = engine.as_ref().map(|_| super::control_socket(dir));
-    timed(&mut timings, "verify", || verify(&state, &namespaces, control, &mut tell))?;
+    let control = job.plan.fastpath.as_ref().map(|_| super::control_socket(dir));
+    start_services(&mut supervisor, &job.plan.services, NETWORK, &mut timings)?;
+    timed(&mut timings, "verify", || {
+        beside(&mut supervisor, || verify(&state, &namespaces, control, &mut tell))
+    })?;
+    start_services(&mut supervisor, &job.plan.apps, APPS, &mut timings)?;
     state.timings.clone_from(&timings);
     state.write(dir)?;
     let _gone = Message::Ready(timings).send(io::stdout());
-    Ok(engine)
+    Ok(supervisor)
+}
+
+/// Starts services and waits until those that say when they are ready are.
+fn start_services(
+    supervisor: &mut Supervisor,
+    services: &[Service],
+    stage: &str,
+    timings: &mut Timings,
+) -> Result<()> {
+    if services.is_empty() {
+        return Ok(());
+    }
+    let starting = || format!("cannot start the {stage}");
+    timed(timings, stage, || {
+        supervisor.add(services).doing(Kind::Environment, starting)?;
+        supervisor.settle(None, SERVICE_START, &mut |done, total| {
+            tell(&Progress { stage: stage.to_owned(), done, total });
+        })
+    })
+}
+
+/// Does `work` on a thread while the services are looked after. A service that fails ends the lab at once.
+fn beside(supervisor: &mut Supervisor, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let (reader, writer) = UnixStream::pair().doing(Kind::Environment, || "cannot make a socket".into())?;
+    thread::scope(|scope| {
+        let worker = scope.spawn(move || {
+            let result = work();
+            drop(writer);
+            result
+        });
+        let settled = supervisor.settle(Some(reader.as_fd()), SERVICE_START, &mut |_, _| {});
+        if let Err(e) = &settled {
+            // The work may take long yet, and nobody waits for it any more.
+            complain(e);
+        }
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(settled)
+    })
+}
+
+fn complain(e: &Error) {
+    let _gone = Message::Failed(Failure::from(e)).send(io::stdout());
 }
 
 /// Dies with the watcher, whenever and however that dies. If it died before this process could ask for that, its
@@ -120,69 +170,29 @@ fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> Result<T>) -
     Ok(result)
 }
 
-/// The namespace files' own file system, which ends with the lab, and the hosts files.
+/// The views of the nodes, and the namespace files' own file system; both end with the lab.
 fn prepare(dir: &Path, job: &Job) -> io::Result<Namespaces> {
+    let views = Views::of(dir);
+    views.prepare(job.plan.views.values())?;
+    let hostnames = job.lab.nodes().map(|n| (n.netns.as_str(), n.name.as_str())).collect();
+    view::put_all(&views, &job.plan.views, &hostnames)?;
     let ns = super::namespaces_dir(dir);
     fs::create_dir(&ns)?;
     mounts::tmpfs(&ns)?;
-    let hosts = super::hosts_dir(dir);
-    fs::create_dir(&hosts)?;
-    for (netns, view) in &job.plan.views {
-        if let Some(text) = view.files.get("/etc/hosts") {
-            fs::write(hosts.join(netns), text)?;
-        }
-    }
     if let Some(config) = &job.plan.fastpath {
         fs::write(super::engine::config_file(dir), serde_json::to_vec(config)?)?;
     }
     Ok(Namespaces::at(ns))
 }
 
-fn children() -> io::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGCHLD);
-    set.thread_block()?;
-    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
-}
-
-/// The engine process of the fast path.
-#[derive(Debug)]
-struct Engine {
-    dir: PathBuf,
-    name: String,
-    pid: Option<Pid>,
-    started: Instant,
-}
-
-impl Engine {
-    fn start(dir: &Path, lab: &str) -> Result<Self> {
-        let (dir, name) = (dir.to_owned(), lab.to_owned());
-        let mut engine = Self { dir, name, pid: None, started: Instant::now() };
-        let child = engine.spawn().doing(Kind::Environment, || "cannot start the fast path".into())?;
-        ready(child)?;
-        Ok(engine)
-    }
-
-    fn spawn(&mut self) -> io::Result<Child> {
-        let mut command = process::myself(&format!("vilab: fast path {}", self.name), ENGINE);
-        child::block(&mut command, SigSet::empty());
-        let child = command.arg(&self.dir).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        self.pid = i32::try_from(child.id()).ok().map(Pid::from_raw);
-        self.started = Instant::now();
-        Ok(child)
-    }
-
-    /// Starts the engine anew, not at once if it has ended just after its start.
-    fn restart(&mut self) {
-        if self.pid.is_none() && self.pause().is_zero() {
-            // The next round tries again: `started` is as it was, so without a pause.
-            let _failed = self.spawn();
-        }
-    }
-
-    fn pause(&self) -> Duration {
-        ENGINE_PAUSE.saturating_sub(self.started.elapsed())
-    }
+fn start_engine(supervisor: &mut Supervisor, dir: &Path, lab: &str) -> Result<()> {
+    let argv = [format!("vilab: fast path {lab}"), ENGINE.to_owned(), dir.to_string_lossy().into_owned()];
+    supervisor.add_own(service::own("fastpath", argv.into()), |mut command| {
+        let child = command.stdout(Stdio::piped()).spawn();
+        let child = child.doing(Kind::Environment, || "cannot start the fast path".into())?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+        ready(child).map(|()| pid)
+    })
 }
 
 /// Waits for the engine's word that it forwards.
@@ -201,59 +211,5 @@ fn ready(mut child: Child) -> Result<()> {
         Some(Message::Failed(failure)) => Err(Error::from(failure)),
         Some(Message::Ready(_)) => Ok(()),
         Some(Message::Progress(_)) | None => Err(fail(&"it ended without a word; see the lab's log")),
-    }
-}
-
-/// A lab that is up, and what PID 1 has to look after.
-#[derive(Debug)]
-struct Supervised {
-    children: SignalFd,
-    engine: Option<Engine>,
-}
-
-/// Reaps orphans and restarts the engine until the watcher is gone, which the kernel answers with SIGKILL anyway.
-fn supervise(engine: Option<Engine>) -> Result<()> {
-    let failed = || "cannot look after the lab's processes".to_owned();
-    let mut lab = Supervised { children: children().doing(Kind::Environment, failed)?, engine };
-    loop {
-        reap(&mut lab);
-        let timeout = match &mut lab.engine {
-            Some(engine) => {
-                engine.restart();
-                let pause = engine.pid.is_none().then(|| engine.pause().max(Duration::from_millis(10)));
-                pause.map_or(PollTimeout::NONE, |p| PollTimeout::try_from(p).unwrap_or(PollTimeout::MAX))
-            }
-            None => PollTimeout::NONE,
-        };
-        if wait(&lab.children, timeout).doing(Kind::Bug, failed)? {
-            return Ok(());
-        }
-    }
-}
-
-/// True when the watcher is gone.
-fn wait(children: &SignalFd, timeout: PollTimeout) -> io::Result<bool> {
-    let stdout = io::stdout();
-    let mut fds =
-        [PollFd::new(children.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    match poll(&mut fds, timeout) {
-        Err(nix::errno::Errno::EINTR) => return Ok(false),
-        other => other?,
-    };
-    let gone = fds[1].any().unwrap_or(true);
-    while children.read_signal()?.is_some() {}
-    Ok(gone)
-}
-
-fn reap(lab: &mut Supervised) {
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            return;
-        }
-        if let Some(engine) = &mut lab.engine
-            && engine.pid == status.pid()
-        {
-            engine.pid = None;
-        }
     }
 }

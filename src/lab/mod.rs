@@ -13,18 +13,25 @@
 //! directory when init has died; and what a killed watcher leaves there, whose lock is free, the next command
 //! removes.
 
+pub mod control;
+pub mod course;
 mod dir;
 pub mod engine;
 mod enter;
 mod file;
 pub mod init;
+pub mod logs;
 pub mod message;
 pub mod mounts;
 pub mod namespaces;
+mod ready;
 mod running;
+mod service;
 mod start;
 mod state;
+mod supervisor;
 pub mod user;
+mod view;
 pub mod watcher;
 
 use std::path::{Path, PathBuf};
@@ -41,8 +48,12 @@ fn namespaces_dir(path: &Path) -> PathBuf {
     path.join(dir::NAMESPACES)
 }
 
-fn hosts_dir(path: &Path) -> PathBuf {
-    path.join(dir::HOSTS)
+fn logs_dir(path: &Path) -> PathBuf {
+    path.join(dir::LOGS)
+}
+
+fn init_socket(path: &Path) -> PathBuf {
+    path.join(dir::INIT)
 }
 
 fn control_socket(path: &Path) -> PathBuf {

@@ -1,7 +1,11 @@
 //! Mounts of a lab's own mount namespace. Paths go in, mounts come to be. It never mounts anything in the host's
 //! mount namespace: callers have left it.
 
-use std::path::Path;
+use std::fs::{self, DirEntry, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -33,6 +37,41 @@ pub fn own_namespace() -> nix::Result<()> {
 pub fn tmpfs(target: &Path) -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("vilab"), target, Some("tmpfs"), flags, Some("mode=0755"))
+}
+
+/// Hides `dir` under a directory in memory that holds the same, each entry bound to the host's, so that more can be
+/// added. Entries that the host adds later do not show.
+///
+/// # Errors
+/// What the system calls say.
+pub fn mirror(dir: &Path) -> io::Result<()> {
+    let below = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(dir)?;
+    let mode = below.metadata()?.permissions().mode() & 0o7777;
+    let entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("vilab"), dir, Some("tmpfs"), flags, Some(format!("mode={mode:o}").as_str()))?;
+    entries.iter().try_for_each(|entry| reflect(&below, entry, dir))
+}
+
+/// The directory itself cannot be named any more once it is mounted over; its descriptor still leads there.
+fn reflect(below: &File, entry: &DirEntry, dir: &Path) -> io::Result<()> {
+    let source = PathBuf::from(format!("/proc/self/fd/{}", below.as_raw_fd())).join(entry.file_name());
+    let target = dir.join(entry.file_name());
+    let kind = entry.file_type()?;
+    if kind.is_symlink() {
+        return symlink(fs::read_link(source)?, target);
+    }
+    if kind.is_dir() {
+        fs::create_dir(&target)?;
+    } else {
+        File::create(&target)?;
+    }
+    // With all that is mounted inside: an unprivileged lab may not have one without the other.
+    match mount(Some(&source), &target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE) {
+        // It has gone meanwhile.
+        Err(nix::errno::Errno::ENOENT) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// `/proc` of the caller's PID namespace. Where something is mounted over parts of the host's `/proc`, as in

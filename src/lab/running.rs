@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::Namespaces;
+use super::control::Client;
 use super::dir::{self, Holder};
 use super::state::State;
 use crate::error::{Context, Error, Kind, Result};
@@ -108,6 +109,26 @@ impl Running {
     #[must_use]
     pub fn fastpath_control(&self) -> Option<PathBuf> {
         super::engine::config_file(&self.dir).exists().then(|| super::control_socket(&self.dir))
+    }
+
+    /// A connection to its init.
+    ///
+    /// # Errors
+    /// If init does not listen.
+    pub fn init(&self) -> Result<Client> {
+        Client::connect(&super::init_socket(&self.dir))
+    }
+
+    /// The directory of what services print, one file each, and one older.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        super::logs_dir(&self.dir)
+    }
+
+    /// What the lab's own processes complained of.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.dir.join(dir::LOG)
     }
 
     /// Joins the lab's user namespace, which entering its other namespaces takes, if it has one of its own. The

@@ -9,13 +9,13 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::gateways::gateways;
-use super::{Hop, Mac, Machine, Op, Plan, Stage, View};
+use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View};
 use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
 use crate::model::{
-    BASE, Carrier, Dataplane, DataplaneChoice, EndId, Impairment, Lab, Link, Network, Node, NodeId, Routing,
-    names,
+    App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, Impairment, Lab, Link, Network, Node, NodeId,
+    Routing, names,
 };
 use crate::routing::Rib;
 
@@ -73,7 +73,8 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let fastpath = dataplanes.contains(&Dataplane::Fastpath).then(|| planner.fastpath());
     let fastpath = fastpath.filter(|c| !c.interfaces.is_empty());
     let views = lab.nodes().map(|n| (n.netns.clone(), planner.view(n))).collect();
-    Ok(Plan { dataplanes, why, stages, fastpath, views, services: Vec::new() })
+    let apps = lab.apps.iter().map(|a| app(lab, a)).collect();
+    Ok(Plan { dataplanes, why, stages, fastpath, views, services: Vec::new(), apps })
 }
 
 /// All routes of one node, connected ones included where the kernel does not make them: what has to be put back
@@ -131,7 +132,18 @@ fn refuse_unsupported(lab: &Lab) -> Result<()> {
     if links().any(|l| l.impair != [Impairment::default(); 2]) {
         return not_yet("an impairment of a link");
     }
-    if lab.apps.is_empty() { Ok(()) } else { not_yet("`apps`") }
+    Ok(())
+}
+
+fn app(lab: &Lab, app: &App) -> Service {
+    Service {
+        name: app.name.clone(),
+        netns: lab.node(app.at).netns.clone(),
+        argv: app.argv.clone(),
+        restart: app.restart,
+        ready: app.ready.clone(),
+        log: app.name.clone(),
+    }
 }
 
 /// What carries each base node, and why.

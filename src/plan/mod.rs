@@ -42,8 +42,11 @@ pub struct Plan {
     pub fastpath: Option<Config>,
     /// What each namespace that can be entered shows, beside the machine's own files.
     pub views: BTreeMap<String, View>,
-    /// Processes that run while the lab is up, in the order of their start.
+    /// Processes that run while the lab is up and that the network needs, in the order of their start: those of one
+    /// node one after the other, each when those before it that say when they are ready are ready.
     pub services: Vec<Service>,
+    /// The users' own, which start when the network has been verified.
+    pub apps: Vec<Service>,
 }
 
 /// The files of a node that are its own.
