@@ -190,7 +190,9 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
         | Op::SetUp { ns, dev, .. }
         | Op::AddBreak { ns, dev, .. } => has(devices, ns, dev),
         Op::AddRoute { ns, hops, .. } => hops.iter().try_for_each(|h| has(devices, ns, &h.dev)),
-        Op::SetSysctl { ns, .. } | Op::AddRuleset { ns, .. } | Op::AddUnreachable { ns, .. } => has(devices, ns, "lo"),
+        Op::SetSysctl { ns, .. } | Op::AddRuleset { ns, .. } | Op::AddUnreachable { ns, .. } => {
+            has(devices, ns, "lo")
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn verify(
     let rib = Rib::compute(&state.lab);
     let dataplanes = &state.dataplanes;
     let context = Context { lab: &state.lab, rib: &rib, namespaces, dataplanes, fastpath_control };
-    let total = state.lab.networks.len();
+    let total = state.lab.networks.len() + usize::from(!state.lab.gateways.is_empty());
     let mut done = 0;
     let mut report = |done| progress(&Progress { stage: VERIFY.into(), done, total });
     report(done);

@@ -110,7 +110,9 @@ fn details(lab: &Running, as_json: bool) -> Result<()> {
 
 fn links(context: &Context<'_>) -> Result<Vec<LinkStats>> {
     let each = context.lab.networks.iter().map(|n| observe::links(context, n.id));
-    Ok(each.collect::<Result<Vec<_>>>()?.concat())
+    let mut links = each.collect::<Result<Vec<_>>>()?.concat();
+    links.extend(observe::gateways(context)?);
+    Ok(links)
 }
 
 impl Details<'_> {
@@ -162,9 +164,12 @@ impl Details<'_> {
         let lab = self.lab();
         let link = lab.link(stats.link);
         let [a, b] = &link.ends;
-        let device = |side: usize| format!("{}:{}", lab.node(link.ends[side].node).name, link.ends[side].dev);
+        let device = |side: usize| {
+            let end = &link.ends[side];
+            format!("{}:{}", observe::seen_from(lab, link.id.net, end.node), end.dev)
+        };
         vec![
-            lab.net(link.id.net).name.clone(),
+            lab.place(link.id).to_owned(),
             link.name.clone(),
             format!("{} {}", device(0), device(1)),
             format!("{} {}", a.addr, b.addr),
@@ -270,7 +275,7 @@ impl Details<'_> {
             })
         };
         json!({
-            "network": lab.net(link.id.net).name,
+            "network": lab.place(link.id),
             "name": link.name,
             "mtu": link.mtu,
             "cost": link.cost,

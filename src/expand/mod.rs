@@ -10,7 +10,8 @@ use ipnet::Ipv4Net;
 
 use crate::model::{DataplaneChoice, Impairment, Routing, Security};
 use crate::spec::{
-    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, GatewaySpec, LabSpec, Span, Spanned, TestSpec, ViNodeSpec, ViSpec,
+    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, GatewaySpec, LabSpec, Span, Spanned, TestSpec, ViNodeSpec,
+    ViSpec,
 };
 
 /// Bound on the nodes of a lab.

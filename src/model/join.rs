@@ -92,17 +92,19 @@ fn add(lab: &mut Lab, spec: &FlatGateway, nodes: [NodeId; 2], name: String, mtu:
 
 /// A base node between its links and a gateway is a router, unless the file calls it a host, which is an error.
 fn base_roles(lab: &mut Lab, flat: &[FlatGateway], base: &FlatBase, errors: &mut Errors) {
-    for (node, spec) in lab.networks[BASE.0].nodes.iter_mut().zip(&base.nodes) {
+    for (index, spec) in base.nodes.iter().enumerate() {
+        let node = &lab.networks[BASE.0].nodes[index];
         if node.wires.is_empty() || node.wires.len() + node.ends.len() < 2 {
             continue;
         }
         if spec.role == Some(Role::Host) {
             let title = format!("`base/{}` is a host: it cannot forward between networks", node.name);
-            let wire = node.wires.first().and_then(|w| Some((flat.get(w.link.index)?, w.side)));
-            let end = wire.map(|(g, side)| [&g.link.a, &g.link.b][side].span);
-            let error = Diagnostic::new("gateway", end.unwrap_or(spec.name.span), title);
+            let is_it = |name: &&Spanned<String>| find_node(lab, name) == Ok(node.id);
+            let named = flat.iter().flat_map(|g| [&g.link.a, &g.link.b]).find(is_it);
+            let error = Diagnostic::new("gateway", named.unwrap_or(&spec.name).span, title);
             errors.push(error.see(spec.name.span, "declared here").help("leave `role: host` out"));
         }
+        let node = &mut lab.networks[BASE.0].nodes[index];
         node.role = Role::Router;
         node.forwards = true;
     }
@@ -120,7 +122,9 @@ fn default_cycle(lab: &Lab, flat: &[FlatGateway], errors: &mut Errors) {
         let mut seen = BTreeSet::new();
         let mut todo = vec![*first];
         while let Some(net) = todo.pop() {
-            todo.extend(steps.iter().filter(|(from, _)| *from == net).map(|(_, to)| *to).filter(|t| seen.insert(*t)));
+            todo.extend(
+                steps.iter().filter(|(from, _)| *from == net).map(|(_, to)| *to).filter(|t| seen.insert(*t)),
+            );
         }
         if !seen.contains(first) {
             continue;

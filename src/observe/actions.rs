@@ -63,7 +63,10 @@ impl<'a> Actions<'a> {
     fn ends(&self, target: Target) -> Vec<EndId> {
         let links: BTreeSet<_> = match target {
             Target::Link(link) => [link].into(),
-            Target::Node(node) => self.ctx.lab.node(node).ends.iter().map(|e| e.link).collect(),
+            Target::Node(node) => {
+                let node = self.ctx.lab.node(node);
+                node.ends.iter().chain(&node.wires).map(|e| e.link).collect()
+            }
         };
         links.into_iter().flat_map(|link| [0, 1].map(|side| EndId { link, side })).collect()
     }

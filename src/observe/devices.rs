@@ -1,7 +1,7 @@
 //! Devices of a running lab through rtnetlink: statistics, up and down, and the routes that a device takes with it.
 //! Nodes and ends of links go in, counts come out. It never touches a device that is no end of a link of the lab.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt as _;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{EndId, LinkId, NetId, NodeId};
+use crate::model::{EndId, Link, LinkId, NetId, NodeId};
 use crate::plan::{self, Hop, Op};
 
 /// What one end of a link has carried since it was made.
@@ -39,15 +39,25 @@ pub struct LinkStats {
 /// # Errors
 /// If a namespace cannot be entered or asked.
 pub fn links(ctx: &Context<'_>, net: NetId) -> Result<Vec<LinkStats>> {
-    let nodes: Vec<NodeId> = ctx.lab.net(net).nodes.iter().map(|n| n.id).collect();
+    statistics(ctx, ctx.lab.net(net).links.iter().collect())
+}
+
+/// Statistics of all gateways, in their order.
+///
+/// # Errors
+/// As [`links`].
+pub fn gateways(ctx: &Context<'_>) -> Result<Vec<LinkStats>> {
+    statistics(ctx, ctx.lab.gateways.iter().map(|g| &g.link).collect())
+}
+
+fn statistics(ctx: &Context<'_>, links: Vec<&Link>) -> Result<Vec<LinkStats>> {
+    let nodes: BTreeSet<NodeId> = links.iter().flat_map(|l| &l.ends).map(|e| e.node).collect();
+    let nodes: Vec<NodeId> = nodes.into_iter().collect();
     let devices: BTreeMap<NodeId, BTreeMap<String, Device>> =
         nodes.iter().copied().zip(each(&nodes, |id| devices(ctx, *id))?).collect();
     let stats = |node: NodeId, dev: &str| devices.get(&node).and_then(|d| d.get(dev)).map(|d| d.stats);
-    Ok(ctx
-        .lab
-        .net(net)
-        .links
-        .iter()
+    Ok(links
+        .into_iter()
         .map(|l| LinkStats { link: l.id, ends: [0, 1].map(|i| stats(l.ends[i].node, &l.ends[i].dev)) })
         .collect())
 }

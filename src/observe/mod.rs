@@ -2,6 +2,7 @@
 //! values, names instead of numbers, and verdicts come out. It never prints, and what it changes in the lab for a
 //! test (links set down, a rule switched off) it puts back.
 
+mod across;
 mod actions;
 mod arrival;
 mod counters;
@@ -27,8 +28,8 @@ use std::thread;
 
 pub use actions::Actions;
 pub use counters::counters;
-pub use devices::{EndStats, LinkStats, links};
-pub use names::{layers, name_of, pair, path, side_by_side};
+pub use devices::{EndStats, LinkStats, gateways, links};
+pub use names::{layers, name_of, pair, path, seen_from, side_by_side};
 pub use reach::{Reached, Verified, reach, verify, verify_within};
 pub use roles::{Part, roles};
 pub use runner::{TestResult, run_tests};

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::probe::{Battery, Fate, Pace, Shot};
 use super::wire::{TIME_EXCEEDED, UNREACHABLE};
-use super::{Context, names};
+use super::{Context, across, names};
 use crate::error::{Error, Kind, Result};
-use crate::model::{EndId, NetId, Network, NodeId};
+use crate::model::{EndId, GATEWAYS, NetId, Network, NodeId};
 
 /// Networks with at most this many nodes are verified completely, ordered pair by ordered pair.
 const ALL_PAIRS: usize = 32;
@@ -31,6 +31,7 @@ pub struct Reached {
 /// A network of which every probed pair answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
+    /// [`GATEWAYS`]: the pairs are of different networks.
     pub net: NetId,
     pub pairs: usize,
 }
@@ -90,7 +91,7 @@ fn icmp_words(kind: u8, code: u8, mtu: u16) -> String {
 /// Links that a packet sent with TTL 64 can pass: the last router may leave it 1.
 const FARTHEST: usize = 64;
 
-/// Probes every network, the base first, then the VIs by depth; stops at the first network with a pair that the
+/// Probes every network, the base first, then the VIs by depth, then across gateways; stops at the first network with a pair that the
 /// routes predict to work and that does not. `progress` hears of each network when it is done.
 ///
 /// # Errors
@@ -110,14 +111,18 @@ pub fn verify_within(
 ) -> Result<Vec<Verified>> {
     let mut networks: Vec<&Network> = ctx.lab.networks.iter().collect();
     networks.sort_by_key(|n| (n.depth, n.id));
+    let mut parts: Vec<(NetId, Vec<(NodeId, NodeId)>)> =
+        networks.iter().map(|network| (network.id, expected_pairs(ctx, network))).collect();
+    if !ctx.lab.gateways.is_empty() {
+        parts.push((GATEWAYS, across::pairs(ctx)));
+    }
     let mut done = Vec::new();
-    for network in networks {
-        let pairs = expected_pairs(ctx, network);
+    for (net, pairs) in parts {
         let reached = reach(ctx, &pairs, patience)?;
         if let Some(failed) = reached.iter().find(|r| r.answer.is_err()) {
             return Err(diagnose(ctx, failed, &reached));
         }
-        done.push(Verified { net: network.id, pairs: pairs.len() });
+        done.push(Verified { net, pairs: pairs.len() });
         done.iter().last().into_iter().for_each(&mut *progress);
     }
     Ok(done)
@@ -125,8 +130,13 @@ pub fn verify_within(
 
 fn expected_pairs(ctx: &Context<'_>, network: &Network) -> Vec<(NodeId, NodeId)> {
     let mut pairs = pairs_to_verify(network);
-    pairs.retain(|(from, to)| predicted(ctx, *from, *to).is_some_and(|path| path.len() <= FARTHEST));
+    pairs.retain(|(from, to)| in_reach(ctx, *from, *to));
     pairs
+}
+
+/// Whether the routes predict that a packet gets from one node to another.
+pub(crate) fn in_reach(ctx: &Context<'_>, from: NodeId, to: NodeId) -> bool {
+    predicted(ctx, from, to).is_some_and(|path| path.len() <= FARTHEST)
 }
 
 /// The path the routes predict between two nodes.
@@ -161,11 +171,10 @@ fn diagnose(ctx: &Context<'_>, failed: &Reached, all: &[Reached]) -> Error {
         Kind::Failed,
         format!("{} does not reach {}: {why}", lab.full_name(failed.from), lab.full_name(failed.to)),
     )
-    .because(format!(
-        "{broken} of {} pairs of network {} fail",
-        all.len(),
-        lab.net(failed.from.net).name
-    ));
+    .because(match failed.from.net == failed.to.net {
+        true => format!("{broken} of {} pairs of network {} fail", all.len(), lab.net(failed.from.net).name),
+        false => format!("{broken} of {} pairs across gateways fail", all.len()),
+    });
     let Some(ends) = predicted(ctx, failed.from, failed.to) else { return error };
     error = error.because(format!("predicted path: {}", names::path(lab, failed.from, &ends)));
     match ends.first() {

@@ -1,11 +1,11 @@
 //! The items of `gateways:`. Trees go in; [`GatewaySpec`]s with unbound names come out. It never asks where a node
 //! stands.
 
+use super::LinkSpec;
 use super::decode::plain_link;
 use super::diag::Spanned;
 use super::fields::{Errors, Fields, boolean, number, text};
 use super::yaml::{Tree, Value};
-use super::LinkSpec;
 
 /// A wire between nodes of different networks on one base node.
 #[derive(Debug, Clone, PartialEq)]

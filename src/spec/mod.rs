@@ -17,8 +17,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 pub use apps::AppSpec;
-pub use gateways::GatewaySpec;
 pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
+pub use gateways::GatewaySpec;
 pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
 
 use crate::model::{DataplaneChoice, Impairment, Role, Routing, Security};
