@@ -147,7 +147,15 @@ impl Drop for Lab {
 }
 
 fn interface(partition: usize, dev: &str, mtu: u32, ends: (&str, &str), below: Below) -> Interface {
-    Interface { partition, dev: dev.to_owned(), mtu, local: addr(ends.0), remote: addr(ends.1), below }
+    Interface {
+        partition,
+        dev: dev.to_owned(),
+        mtu,
+        local: addr(ends.0),
+        remote: addr(ends.1),
+        below,
+        security: None,
+    }
 }
 
 fn config(spaces: &Spaces) -> Config {

@@ -9,7 +9,7 @@ use vilab::model::{self, BASE, Carrier, Lab};
 use vilab::plan::{self, Machine, Op, Plan};
 use vilab::routing::Rib;
 
-const MACHINE: Machine = Machine { ipip: true, nft: true, tun: true, netem: true };
+const MACHINE: Machine = Machine { ipip: true, nft: true, tun: true, netem: true, esp: true };
 
 /// A random lab: a connected base, VIs over the base or over earlier VIs, connected by random trees and more.
 #[derive(Debug, Clone)]
@@ -190,9 +190,11 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
         | Op::SetUp { ns, dev, .. }
         | Op::AddBreak { ns, dev, .. } => has(devices, ns, dev),
         Op::AddRoute { ns, hops, .. } => hops.iter().try_for_each(|h| has(devices, ns, &h.dev)),
-        Op::SetSysctl { ns, .. } | Op::AddRuleset { ns, .. } | Op::AddUnreachable { ns, .. } => {
-            has(devices, ns, "lo")
-        }
+        Op::SetSysctl { ns, .. }
+        | Op::AddRuleset { ns, .. }
+        | Op::AddUnreachable { ns, .. }
+        | Op::AddAssociation { ns, .. }
+        | Op::AddPolicy { ns, .. } => has(devices, ns, "lo"),
     }
 }
 

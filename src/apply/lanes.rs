@@ -15,6 +15,7 @@ pub(super) enum Class {
     Sysctl,
     Tun,
     Veth,
+    Xfrm,
     Netlink,
     Ruleset,
 }
@@ -34,6 +35,7 @@ impl Class {
             | Op::AddNeighbour { .. }
             | Op::AddRoute { .. }
             | Op::AddUnreachable { .. } => Self::Netlink,
+            Op::AddAssociation { .. } | Op::AddPolicy { .. } => Self::Xfrm,
             Op::AddRuleset { .. } => Self::Ruleset,
         }
     }
@@ -117,6 +119,8 @@ pub(super) fn namespace(op: &Op) -> &str {
         | Op::AddNeighbour { ns, .. }
         | Op::AddRoute { ns, .. }
         | Op::AddUnreachable { ns, .. }
+        | Op::AddAssociation { ns, .. }
+        | Op::AddPolicy { ns, .. }
         | Op::AddRuleset { ns, .. } => ns,
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::process::Command;
 use std::thread;
 
+use netlink_packet_xfrm::XfrmMessage;
 use netns_rs::NetNs;
 use nix::sched::{CloneFlags, unshare};
 
@@ -108,6 +109,8 @@ impl Linux {
             | Op::SetSysctl { .. }
             | Op::AddVeth { .. }
             | Op::AddTun { .. }
+            | Op::AddAssociation { .. }
+            | Op::AddPolicy { .. }
             | Op::AddRuleset { .. } => Err(Error::bug(format!("not a netlink operation: {op:?}"))),
         }
     }
@@ -208,6 +211,19 @@ impl Kernel for Linux {
         Ok(())
     }
 
+    fn add_security(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
+        let namespaces = &self.namespaces;
+        on_a_thread(|| {
+            by_ns.iter().try_for_each(|(ns, ops)| {
+                enter(namespaces, ns)?;
+                let what = || format!("cannot open a socket for security in namespace {ns}");
+                let mut socket = Socket::open_xfrm().doing(Kind::Kernel, what)?;
+                let requests = ops.iter().map(|op| xfrm_request(op)).collect::<Result<Vec<_>>>()?;
+                socket.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))
+            })
+        })
+    }
+
     fn add_rulesets(&mut self, ops: &[&Op]) -> Result<()> {
         let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
         let namespaces = &self.namespaces;
@@ -219,6 +235,17 @@ impl Kernel for Linux {
                 .collect();
             workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
         })
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "only two operations are about security")]
+fn xfrm_request(op: &Op) -> Result<Request<XfrmMessage>> {
+    match op {
+        Op::AddAssociation { src, dst, association, .. } => {
+            Ok(Request::add_association(*src, *dst, association))
+        }
+        Op::AddPolicy { src, dst, direction, .. } => Ok(Request::add_policy(*src, *dst, *direction)),
+        other => Err(Error::bug(format!("not about security: {other:?}"))),
     }
 }
 
@@ -272,6 +299,8 @@ fn message_name(op: &Op) -> &'static str {
         Op::AddBreak { .. } => "RTM_NEWQDISC",
         Op::AddNeighbour { .. } => "RTM_NEWNEIGH",
         Op::AddRoute { .. } | Op::AddUnreachable { .. } => "RTM_NEWROUTE",
+        Op::AddAssociation { .. } => "XFRM_MSG_NEWSA",
+        Op::AddPolicy { .. } => "XFRM_MSG_NEWPOLICY",
         Op::AddNetns { .. } | Op::SetSysctl { .. } | Op::AddTun { .. } | Op::AddRuleset { .. } => "request",
     }
 }

@@ -68,6 +68,13 @@ pub trait Kernel {
     /// The first that cannot be made.
     fn add_tuns(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()>;
 
+    /// Adds security associations and policies, all of a namespace in one batch: [`Op::AddAssociation`] and
+    /// [`Op::AddPolicy`] only.
+    ///
+    /// # Errors
+    /// The first refusal.
+    fn add_security(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()>;
+
     /// Loads rulesets: [`Op::AddRuleset`] only.
     ///
     /// # Errors
@@ -118,6 +125,7 @@ fn execute_batch(kernel: &mut dyn Kernel, class: Class, by_ns: &ByNetns<'_>) -> 
         Class::Tun => kernel.add_tuns(by_ns),
         Class::Veth => kernel.add_veths(&ops()),
         Class::Ruleset => kernel.add_rulesets(&ops()),
+        Class::Xfrm => kernel.add_security(by_ns),
         Class::Netlink => by_ns.iter().try_for_each(|(ns, ops)| kernel.configure(ns, ops)),
     }
 }
@@ -153,6 +161,8 @@ fn doing(op: &Op) -> String {
         Op::AddRoute { prefix, .. } | Op::AddUnreachable { prefix, .. } => {
             format!("add route {prefix} on {at}")
         }
+        Op::AddAssociation { src, dst, .. } => format!("add security association {src} -> {dst} on {at}"),
+        Op::AddPolicy { src, dst, .. } => format!("add security policy {src} -> {dst} on {at}"),
         Op::AddRuleset { .. } => format!("load the ruleset of {at}"),
     }
 }
@@ -202,6 +212,9 @@ mod tests {
         }
         fn add_tuns(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
             by_ns.iter().try_for_each(|(ns, ops)| self.call(&format!("tun {ns}"), ops))
+        }
+        fn add_security(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
+            by_ns.iter().try_for_each(|(ns, ops)| self.call(&format!("xfrm {ns}"), ops))
         }
         fn add_rulesets(&mut self, ops: &[&Op]) -> Result<()> {
             self.call("nft", ops)

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::packet::esp::Association;
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Config {
     pub nodes: Vec<BaseNode>,
@@ -44,6 +46,16 @@ pub struct Interface {
     pub local: Ipv4Addr,
     pub remote: Ipv4Addr,
     pub below: Below,
+    pub security: Option<Associations>,
+}
+
+/// ESP on the link header of an interface, both directions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Associations {
+    /// Of what the interface sends.
+    pub outward: Association,
+    /// Of what it receives.
+    pub inward: Association,
 }
 
 /// Where the link header of an interface travels.

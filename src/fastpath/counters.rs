@@ -45,6 +45,18 @@ named! {
         Fragment = "fragment",
         /// The outer header says congestion experienced and the inner one does not know ECN (RFC 6040).
         EcnCe = "ecn-ce",
+        /// ESP with a wrong integrity check value: changed on the way, or sealed with another key.
+        EspAuth = "esp-auth",
+        /// ESP with a sequence number seen before, or older than the anti-replay window.
+        EspReplay = "esp-replay",
+        /// ESP shorter than its parts, or with a padding that cannot be.
+        EspMalformed = "esp-malformed",
+        /// In clear, for a protected link.
+        EspRequired = "esp-required",
+        /// ESP for which there is no security association: the link is not protected, or the SPI is another.
+        EspUnexpected = "esp-unexpected",
+        /// All sequence numbers of a protected link are used, so nothing more can be sent.
+        EspSequence = "esp-sequence",
         /// The device of the virtual link's end is down or gone.
         LinkDown = "link-down",
         /// The VI below has no route to the other end of the link.

@@ -24,6 +24,7 @@ use super::config::{Below, Config};
 use super::counters::{Count, Counters, Reason};
 use super::fib::{Fib, Lookup};
 use super::frame::Frame;
+use super::protection::Protection;
 use crate::packet::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View, Malformed, ipv4};
 
 /// Arrivals and transmissions of one packet on one base node before it is dropped. Loops end sooner: in one layer by
@@ -99,6 +100,7 @@ struct Interface {
     below: Below,
     /// The other end, where it is on the same base node and not through a base tunnel.
     peer: Option<usize>,
+    protection: Option<Box<Protection>>,
     device: Device,
 }
 
@@ -225,8 +227,21 @@ impl Forwarder {
         decapsulate(frame, &mut this.counters)?;
         let link = checked(frame)?;
         let interface = this.demultiplex(tunnel, &link)?;
-        decapsulate(frame, &mut this.counters)?;
+        self.open_link(interface, frame)?;
         Ok(interface)
+    }
+
+    /// Takes the link header of interface `i` off, and the ESP of a protected link.
+    fn open_link(&mut self, i: usize, frame: &mut Frame) -> Result<(), Reason> {
+        let interface = &mut self.interfaces[i];
+        let sealed = Ipv4View::new_header(frame.packet())?.protocol() == ipv4::ESP;
+        match (&mut interface.protection, sealed) {
+            (None, false) => {}
+            (Some(protection), true) => protection.open(frame)?,
+            (Some(_), false) => return Err(Reason::EspRequired),
+            (None, true) => return Err(Reason::EspUnexpected),
+        }
+        decapsulate(frame, &mut self.nodes[interface.node].counters)
     }
 
     /// A packet came in through interface `i`: it is for a virtual link above, for the partition, or for another
@@ -242,9 +257,9 @@ impl Forwarder {
         let route = partition.fib.lookup(src, dst, interface.partition);
         if route == Lookup::Local {
             return match partition.stacked.get(&Pair { src, dst }) {
-                Some(upper) if view.protocol() == ipv4::IPIP => {
+                Some(upper) if self.interfaces[*upper].takes(view.protocol()) => {
                     let upper = *upper;
-                    decapsulate(frame, &mut self.nodes[interface.node].counters)?;
+                    self.open_link(upper, frame)?;
                     Ok(Step::Arrive(upper))
                 }
                 _ => Ok(Step::Done(Outcome::Deliver(i))),
@@ -283,7 +298,7 @@ impl Forwarder {
         match interface.below {
             Below::Base { remote } => {
                 let base = Pair { src: self.nodes[node].addr, dst: remote };
-                self.encapsulate(node, link, frame)?;
+                self.encapsulate_link(i, frame)?;
                 self.encapsulate(node, base, frame)?;
                 Ok(Step::Done(Outcome::Send { node, to: remote }))
             }
@@ -301,11 +316,11 @@ impl Forwarder {
         link: Pair,
         frame: &mut Frame,
     ) -> Result<Step, Reason> {
-        let (node, peer) = (self.interfaces[i].node, self.interfaces[i].peer);
+        let peer = self.interfaces[i].peer;
         match self.partitions[lower].fib.lookup(link.src, link.dst, lower) {
             Lookup::Local => peer.map(Step::Arrive).ok_or(Reason::NoLink),
             Lookup::Out(j) => {
-                self.encapsulate(node, link, frame)?;
+                self.encapsulate_link(i, frame)?;
                 if frame.len() > self.interfaces[j].device.mtu {
                     return Err(Reason::TooBig);
                 }
@@ -315,11 +330,37 @@ impl Forwarder {
         }
     }
 
+    /// Puts the link header of interface `i` in front, and ESP between where the link is protected.
+    fn encapsulate_link(&mut self, i: usize, frame: &mut Frame) -> Result<(), Reason> {
+        let ecn = outer_ecn(frame);
+        let interface = &mut self.interfaces[i];
+        let (node, pair) = (interface.node, Pair { src: interface.local, dst: interface.remote });
+        let protocol = match &mut interface.protection {
+            None => ipv4::IPIP,
+            Some(protection) => {
+                protection.seal(frame)?;
+                ipv4::ESP
+            }
+        };
+        self.push_header(node, pair, protocol, ecn, frame)
+    }
+
     /// Puts a header in front, as an ipip device with `ttl 64` and `tos 0` does: ECN after the packet's own, DF set.
     fn encapsulate(&mut self, node: usize, pair: Pair, frame: &mut Frame) -> Result<(), Reason> {
-        let ecn = Ecn::of_tos(frame.packet().get(1).copied().unwrap_or(0)).encapsulate();
+        let ecn = outer_ecn(frame);
+        self.push_header(node, pair, ipv4::IPIP, ecn, frame)
+    }
+
+    fn push_header(
+        &mut self,
+        node: usize,
+        pair: Pair,
+        protocol: u8,
+        ecn: Ecn,
+        frame: &mut Frame,
+    ) -> Result<(), Reason> {
         let len = frame.len();
-        let repr = Ipv4Repr::ipip(pair.src, pair.dst, len, ecn, self.next_id());
+        let repr = Ipv4Repr { protocol, ..Ipv4Repr::ipip(pair.src, pair.dst, len, ecn, self.next_id()) };
         match frame.push(ipv4::HEADER_LEN) {
             Some(header) => repr.emit(header),
             None if len + ipv4::HEADER_LEN > super::frame::MAX_PACKET => return Err(Reason::TooBig),
@@ -340,6 +381,14 @@ impl Partition {
     /// Whether routes alone decide, and the source is not an address of the partition itself (a martian).
     fn forwards_from(&self, src: Ipv4Addr) -> bool {
         !self.fib.policy_routing && self.fib.lookup(src, src, 0) != Lookup::Local
+    }
+}
+
+impl Interface {
+    /// Whether a packet of this protocol that has the addresses of the link header is one: ESP for a link that is not
+    /// protected is the partition's own.
+    fn takes(&self, protocol: u8) -> bool {
+        protocol == ipv4::IPIP || (protocol == ipv4::ESP && self.protection.is_some())
     }
 }
 
@@ -374,11 +423,13 @@ impl Node {
         {
             return Err(Reason::StrongHost);
         }
-        if link.protocol() != ipv4::IPIP {
-            return Err(Reason::NotIpip);
-        }
+        let unknown = match link.protocol() {
+            ipv4::IPIP => Reason::NoLink,
+            ipv4::ESP => Reason::EspUnexpected,
+            _ => return Err(Reason::NotIpip),
+        };
         let pair = Pair { src: link.src(), dst: link.dst() };
-        self.links.get(&pair).copied().ok_or(Reason::NoLink)
+        self.links.get(&pair).copied().ok_or(unknown)
     }
 }
 
@@ -402,6 +453,7 @@ fn interface(config: &Config, index: usize) -> Interface {
         remote: this.remote,
         below: this.below,
         peer,
+        protection: this.security.as_ref().map(|s| Box::new(s.into())),
         device: Device { up: false, mtu: this.mtu as usize },
     }
 }
@@ -413,6 +465,11 @@ fn checked(frame: &mut Frame) -> Result<Ipv4View<'_>, Reason> {
     let view = Ipv4View::new_checked(frame.packet())?;
     view.verify_checksum()?;
     Ok(view)
+}
+
+/// Of a header put on the packet in `frame`.
+fn outer_ecn(frame: &Frame) -> Ecn {
+    Ecn::of_tos(frame.packet().get(1).copied().unwrap_or(0)).encapsulate()
 }
 
 /// Takes the checked header at the front off a packet of protocol 4 that is no fragment; the inner ECN follows

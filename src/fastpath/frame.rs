@@ -1,9 +1,10 @@
-//! A packet buffer with room in front. Headers go in by pushing and come out by pulling, at the front, without
-//! moving the packet. It never grows: a packet that needs more room is refused.
+//! A packet buffer with room in front and behind. Headers go in by pushing and come out by pulling, at the front, and
+//! trailers by extending and truncating, without moving the packet. It never grows: a packet that needs more room is
+//! refused.
 
 use std::fmt;
 
-/// Bytes in front of a packet as read: 50 headers.
+/// Bytes in front of a packet as read: 50 headers, or 22 with the ESP header and IV of protected links.
 pub const HEADROOM: usize = 1000;
 /// The largest IPv4 packet.
 pub const MAX_PACKET: usize = 65535;
@@ -85,6 +86,18 @@ impl Frame {
         Some(&mut self.bytes[self.start..self.start + len])
     }
 
+    /// `len` more bytes at the end, whatever they hold, or `None` where the packet would exceed [`MAX_PACKET`]. Headers
+    /// pushed before may leave no room behind for a packet of that size.
+    #[must_use]
+    pub fn extend(&mut self, len: usize) -> Option<&mut [u8]> {
+        let end = self.end.checked_add(len).filter(|end| *end <= self.bytes.len())?;
+        if end - self.start > MAX_PACKET {
+            return None;
+        }
+        self.end = end;
+        Some(&mut self.bytes[end - len..end])
+    }
+
     /// Takes `len` bytes off the front, or all there are.
     pub fn pull(&mut self, len: usize) {
         self.start = (self.start + len).min(self.end);
@@ -111,6 +124,20 @@ mod tests {
         assert_eq!(frame.packet(), b"pack");
         frame.pull(99);
         assert!(frame.is_empty());
+    }
+
+    #[test]
+    fn trailers_go_behind_the_packet() {
+        let mut frame = Frame::new();
+        frame.copy_from(b"packet");
+        frame.extend(4).unwrap().copy_from_slice(b"tail");
+        assert_eq!(frame.packet(), b"packettail");
+        frame.copy_from(&[0; MAX_PACKET - 1]);
+        assert!(frame.extend(2).is_none());
+        assert!(frame.extend(1).is_some());
+        frame.pull(1);
+        assert!(frame.extend(1).is_none(), "the buffer ends here");
+        assert_eq!(frame.len(), MAX_PACKET - 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod fib;
 pub mod follow;
 pub mod forward;
 pub mod frame;
+mod protection;
 
 pub use config::Config;
 pub use counters::{Count, Counters, Reason};

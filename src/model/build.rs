@@ -673,17 +673,19 @@ impl<'a> Builder<'a> {
         let below = self.lab.net(net).over.unwrap_or(BASE);
         let rib = Rib::of_network(&self.lab, below);
         let count = self.lab.net(net).links.len();
-        let fits: Vec<Option<u32>> = (0..count).map(|index| self.fit(&rib, LinkId { net, index })).collect();
-        let least = fits.iter().flatten().copied().min();
+        let rooms: Vec<Option<u32>> =
+            (0..count).map(|index| self.room(&rib, LinkId { net, index })).collect();
+        let least = rooms.iter().flatten().copied().min();
         let headers = u32::try_from(self.lab.net(net).depth + 1).unwrap_or(u32::MAX);
         let inside = least.unwrap_or(self.flat.base.mtu.saturating_sub(headers.saturating_mul(HEADER)));
-        for (index, fit) in fits.into_iter().enumerate() {
+        for (index, room) in rooms.into_iter().enumerate() {
             let id = LinkId { net, index };
-            let unknown = fit.is_none() && self.lab.link(id).carrier != Some(Carrier::Inside);
+            let unknown = room.is_none() && self.lab.link(id).carrier != Some(Carrier::Inside);
             if unknown && !self.lab.net(below).links.is_empty() && self.unrouted(below, id) {
                 continue;
             }
-            let mtu = self.choose_mtu(id, fit.unwrap_or(inside));
+            let fit = room.map_or(inside, |room| self.beside_security(id, room));
+            let mtu = self.choose_mtu(id, fit);
             self.lab.networks[net.0].links[index].mtu = mtu;
         }
     }
@@ -710,9 +712,16 @@ impl<'a> Builder<'a> {
         self.lab.node(node.at.unwrap_or(node.base)).name.clone()
     }
 
+    /// What the link's ESP leaves of `room` bytes.
+    fn beside_security(&self, id: LinkId, room: u32) -> u32 {
+        let link = self.lab.link(id);
+        let largest = |suite: Security| suite.largest_payload(room as usize);
+        link.security.map_or(room, |suite| u32::try_from(largest(suite)).unwrap_or(room))
+    }
+
     /// What fits through the narrowest place of all equal-cost paths below, its header taken off; `None` where
     /// nothing below limits it or there is no path.
-    fn fit(&self, rib: &Rib, id: LinkId) -> Option<u32> {
+    fn room(&self, rib: &Rib, id: LinkId) -> Option<u32> {
         let link = self.lab.link(id);
         let [a, b] = [0, 1].map(|side| self.lab.node(link.ends[side].node).at.unwrap_or_default());
         let (to, headers) = match link.carrier? {

@@ -20,6 +20,7 @@ pub use gateway::{External, GATEWAYS, Gateway};
 
 use crate::error::Result;
 use crate::expand;
+pub use crate::packet::esp::Suite as Security;
 use crate::spec::{self, Report};
 
 /// Index of a network in [`Lab::networks`]; 0 is the base network.
@@ -87,18 +88,6 @@ pub enum Routing {
     Rip,
     Bgp,
     None,
-}
-
-/// The cipher suite of a virtual link: ESP in transport mode on its link header (RFC 4303).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Security {
-    /// AES-128 in GCM with a 16-byte ICV (RFC 4106).
-    Aes128Gcm,
-    /// AES-256 in GCM with a 16-byte ICV (RFC 4106).
-    Aes256Gcm,
-    /// AES-256 in CBC (RFC 3602) with HMAC-SHA-256-128 (RFC 4868).
-    Aes256CbcSha256,
 }
 
 /// What a link does to the packets of one direction on purpose; none by default.
@@ -221,7 +210,7 @@ pub struct Link {
     pub mtu: u32,
     /// How the two ends reach each other below; `None` in the base (a wire).
     pub carrier: Option<Carrier>,
-    /// Virtual links only.
+    /// Virtual links only: ESP in transport mode on the link header (RFC 4303).
     pub security: Option<Security>,
     /// By the side that sends.
     pub impair: [Impairment; 2],
@@ -451,6 +440,13 @@ impl Lab {
     #[must_use]
     pub fn owner(&self, net: NetId, addr: Ipv4Addr) -> Option<NodeId> {
         self.net(net).nodes.iter().map(|n| n.id).find(|id| self.addresses(*id).any(|a| a == addr))
+    }
+
+    /// Whether the ends of a virtual link are on one node of the layer below: its packets leave that node never.
+    #[must_use]
+    pub fn stays_on_its_node(&self, link: &Link) -> bool {
+        let [a, b] = [0, 1].map(|side| self.node(link.ends[side].node).at);
+        a.is_some() && a == b
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {

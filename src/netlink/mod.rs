@@ -1,9 +1,10 @@
-//! Every request to the kernel's routing netlink. Typed messages go in, many at a time; an index and the kernel's
+//! Every request to the kernel's netlink: routing, and security. Typed messages go in, many at a time; an index and the kernel's
 //! own words come out when one is refused. It never chooses what to create: [`crate::plan`] does.
 
 pub mod monitor;
 pub mod request;
 pub mod socket;
+pub mod xfrm;
 
 pub use request::Request;
 pub use socket::{Refusal, Socket};

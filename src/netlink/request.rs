@@ -33,8 +33,8 @@ const PSCHED_SHIFT: u32 = 6;
 
 /// A message and its flags, without NLM_F_REQUEST and NLM_F_ACK.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub(super) message: RouteNetlinkMessage,
+pub struct Request<M = RouteNetlinkMessage> {
+    pub(super) message: M,
     pub(super) flags: u16,
 }
 

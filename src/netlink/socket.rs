@@ -1,15 +1,18 @@
-//! A blocking route socket that sends many requests in one datagram. Messages go in; nothing, or the first
+//! A blocking netlink socket that sends many requests in one datagram. Messages go in; nothing, or the first
 //! refusal with errno and extended ack text, comes out. It never waits: the kernel answers within sendmsg(2).
 
 use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 
+use netlink_packet_xfrm::XfrmMessage;
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NlasIterator, Parseable,
+    Emitable, NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
+    NetlinkSerializable, NlasIterator, Parseable,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
 
 use super::request::Request;
 
@@ -44,22 +47,41 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// A route socket of one network namespace: that of the thread that opens it, for good.
+/// A socket of one network namespace, that of the thread that opens it, for good, and for one kind of messages.
 #[derive(Debug)]
-pub struct Socket {
+pub struct Socket<M = RouteNetlinkMessage> {
     socket: rtnetlink::sys::Socket,
     sequence: u32,
+    messages: PhantomData<M>,
 }
 
 impl Socket {
+    /// For routing.
+    ///
     /// # Errors
     /// If the kernel refuses a netlink socket.
     pub fn open() -> io::Result<Self> {
-        let mut socket = rtnetlink::sys::Socket::new(NETLINK_ROUTE)?;
+        Self::of_protocol(NETLINK_ROUTE)
+    }
+}
+
+impl Socket<XfrmMessage> {
+    /// For security associations and policies.
+    ///
+    /// # Errors
+    /// If the kernel refuses a netlink socket, as one without XFRM does.
+    pub fn open_xfrm() -> io::Result<Self> {
+        Self::of_protocol(NETLINK_XFRM)
+    }
+}
+
+impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
+    fn of_protocol(protocol: isize) -> io::Result<Self> {
+        let mut socket = rtnetlink::sys::Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, messages: PhantomData })
     }
 
     /// Sends all of `requests`, in order, in as few datagrams as they fit in. Those before the one refused have
@@ -67,7 +89,7 @@ impl Socket {
     ///
     /// # Errors
     /// The first refusal.
-    pub fn execute(&mut self, requests: impl IntoIterator<Item = Request>) -> Result<(), Refusal> {
+    pub fn execute(&mut self, requests: impl IntoIterator<Item = Request<M>>) -> Result<(), Refusal> {
         let mut requests = requests.into_iter().peekable();
         let mut done = 0;
         let mut chunk = Vec::with_capacity(CHUNK);
@@ -125,7 +147,7 @@ impl Socket {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn dump(&mut self, request: &Request) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub fn dump(&mut self, request: &Request<M>) -> io::Result<Vec<M>> {
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         self.socket.send(&encode(request, sequence), 0)?;
@@ -147,7 +169,7 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn encode(request: &Request, sequence: u32) -> Vec<u8> {
+fn encode<M: NetlinkSerializable>(request: &Request<M>, sequence: u32) -> Vec<u8> {
     let length = HEADER + request.message.buffer_len();
     let mut bytes = vec![0; length.next_multiple_of(4)];
     let mut header = NetlinkHeader::default();
@@ -156,7 +178,7 @@ fn encode(request: &Request, sequence: u32) -> Vec<u8> {
     header.flags = NLM_F_REQUEST | request.flags;
     header.sequence_number = sequence;
     header.emit(&mut bytes);
-    request.message.emit(&mut bytes[HEADER..length]);
+    request.message.serialize(&mut bytes[HEADER..length]);
     bytes
 }
 
@@ -225,21 +247,16 @@ fn extended_ack(message: &[u8]) -> Option<String> {
 }
 
 /// True at the end of the dump.
-fn read_dump(bytes: &[u8], found: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+fn read_dump<M: NetlinkDeserializable>(bytes: &[u8], found: &mut Vec<M>) -> io::Result<bool> {
     for message in messages(bytes) {
         let header = NetlinkHeader::parse(&NetlinkBuffer::new(message)).map_err(io::Error::other)?;
         match header.message_type {
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => return Err(io::Error::from_raw_os_error(-error_code(message))),
-            _ => found.push(parse(&header, message)?),
+            _ => found.push(M::deserialize(&header, &message[HEADER..]).map_err(io::Error::other)?),
         }
     }
     Ok(false)
-}
-
-fn parse(header: &NetlinkHeader, message: &[u8]) -> io::Result<RouteNetlinkMessage> {
-    use rtnetlink::packet_core::NetlinkDeserializable;
-    RouteNetlinkMessage::deserialize(header, &message[HEADER..]).map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::nesting::Nesting;
 use crate::error::{Context, Kind, Result};
 use crate::lab::user;
 use crate::netlink::{Request, Socket};
+use crate::packet::esp::{Association, FIRST_SPI, Key, Suite};
 use crate::plan::Machine;
 use crate::process;
 
@@ -39,7 +40,17 @@ fn try_here() -> Result<Machine> {
     let netem = socket.execute([Request::add_netem(1, 1)]).is_ok();
     let tun = crate::sys::tun::create_persistent("trytun").is_ok();
     let nft = process::feed(Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
-    Ok(Machine { ipip, nft, tun, netem })
+    Ok(Machine { ipip, nft, tun, netem, esp: esp() })
+}
+
+/// Whether the kernel takes an association of each suite.
+fn esp() -> bool {
+    let (src, dst) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    let key = Key::new([7; Key::LEN]);
+    let requests = Suite::ALL.into_iter().zip(FIRST_SPI..).map(|(suite, spi)| {
+        Request::add_association(src, dst, &Association { spi, suite, key: key.clone() })
+    });
+    Socket::open_xfrm().is_ok_and(|mut socket| socket.execute(requests).is_ok())
 }
 
 /// One thing a lab may need.
@@ -91,12 +102,13 @@ fn namespaces(machine: &Result<Machine>) -> Finding {
     }
 }
 
-fn dataplanes(machine: &Machine) -> [Finding; 4] {
+fn dataplanes(machine: &Machine) -> [Finding; 5] {
     [
         of_kernel("TUN", machine.tun, "the fastpath dataplane", module("tun")),
         of_kernel("ipip", machine.ipip, "the kernel dataplane", module("ipip")),
         of_kernel("nftables", machine.nft, "the kernel dataplane's strong host rules", nft_fix()),
         of_kernel("netem", machine.netem, "the kernel dataplane's deep nesting", module("sch_netem")),
+        of_kernel("ESP", machine.esp, "the kernel dataplane's security of links", module("esp4")),
     ]
 }
 

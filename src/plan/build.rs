@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::gateways::gateways;
-use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View};
+use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, security};
 use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
@@ -26,6 +26,12 @@ const HEADER: u32 = 20;
 const UNBROKEN_NESTING: usize = 3;
 /// The shortest delay: the packet leaves the calling context, which is all a break is for.
 const BREAK_US: u32 = 1;
+/// What `security:` needs of the kernel.
+const ESP: &str = "ESP, which protects links: xfrm with esp4, gcm(aes) and authenc";
+
+/// Sysctls that make the loopback device of a namespace protect what is sent over it as other devices do.
+const LO_SYSCTLS: [(&str, &str); 2] =
+    [("net/ipv4/conf/lo/disable_xfrm", "0"), ("net/ipv4/conf/lo/disable_policy", "0")];
 
 /// Sysctls of every namespace that forwards or ends packets; never inherited from the host. `ip_forward` comes
 /// first: setting it resets others.
@@ -126,9 +132,6 @@ fn refuse_unsupported(lab: &Lab) -> Result<()> {
     if lab.networks.iter().any(|n| !matches!(n.routing, Routing::Static | Routing::None)) {
         return not_yet("dynamic `routing`");
     }
-    if links().any(|l| l.security.is_some()) {
-        return not_yet("`security`");
-    }
     if links().any(|l| l.impair != [Impairment::default(); 2]) {
         return not_yet("an impairment of a link");
     }
@@ -169,6 +172,7 @@ fn dataplanes(lab: &Lab, machine: &Machine) -> Result<(Vec<Dataplane>, String)> 
         .filter(|n| !n.ends.is_empty())
         .map(|n| found[n.base.index])
         .collect();
+    let missing = missing.filter(|lack| *lack != ESP || kernel_protects(lab, &found));
     if let (true, Some(lack)) = (used.contains(&Dataplane::Kernel), missing) {
         return Err(Error::environment("this machine cannot carry `dataplane: kernel`")
             .because(format!("it lacks {lack}"))
@@ -188,8 +192,19 @@ fn kernel_lacks(lab: &Lab, machine: &Machine) -> Option<&'static str> {
         Machine { ipip: false, .. } => Some("ipip tunnels"),
         Machine { nft: false, .. } => Some("nftables or its program nft"),
         Machine { netem: false, .. } if needs_breaks(lab) => Some("netem, which breaks deep nesting"),
+        Machine { esp: false, .. } if protected(lab).next().is_some() => Some(ESP),
         _ => None,
     }
+}
+
+fn protected(lab: &Lab) -> impl Iterator<Item = &Link> {
+    lab.networks.iter().flat_map(|n| &n.links).filter(|l| l.security.is_some())
+}
+
+/// Whether a protected link ends in the kernel.
+fn kernel_protects(lab: &Lab, dataplanes: &[Dataplane]) -> bool {
+    let ends = protected(lab).flat_map(|l| &l.ends);
+    ends.into_iter().any(|e| dataplanes[lab.node(e.node).base.index] == Dataplane::Kernel)
 }
 
 fn needs_breaks(lab: &Lab) -> bool {
@@ -332,22 +347,25 @@ impl<'a> Planner<'a> {
     /// The strong host model at the link layer (paper, II.2.1): a link address is accepted from the one base
     /// tunnel its link uses.
     fn strong_host(&self, base: NodeId, tunnels: &BTreeMap<NodeId, String>) -> Op {
-        let mut elements = Vec::new();
+        let (mut elements, mut protected) = (Vec::new(), Vec::new());
         for link in self.first_links().filter(|l| l.carrier == Some(Carrier::Tunnel)) {
             for (side, end) in link.ends.iter().enumerate() {
                 let far = self.lab.node(link.ends[1 - side].node).base;
-                if let (true, Some(addr)) = (self.lab.node(end.node).base == base, end.link_addr) {
-                    elements.push(format!("\"{}\" . {addr}", tunnels[&far]));
-                }
+                let here = self.lab.node(end.node).base == base;
+                let Some((local, remote)) = security::pair(link, side).filter(|_| here) else { continue };
+                elements.push(format!("\"{}\" . {local}", tunnels[&far]));
+                protected.extend(link.security.map(|_| format!("{remote} . {local}")));
             }
         }
-        Op::AddRuleset { ns: self.lab.link_netns(base), text: strong_host_ruleset(&elements) }
+        let text = strong_host_ruleset(&elements, &protected);
+        Op::AddRuleset { ns: self.lab.link_netns(base), text }
     }
 
     // ---- Virtual Internets -------------------------------------------------------------------------------
 
     fn vi(&self, network: &'a Network) -> Vec<Op> {
-        let mut ops = Vec::new();
+        // Before any link is there, so that nothing is ever sent in clear.
+        let mut ops: Vec<Op> = network.links.iter().flat_map(|link| self.security(link)).collect();
         for link in &network.links {
             for side in 0..2 {
                 ops.extend(self.link_end(network, link, side));
@@ -356,6 +374,22 @@ impl<'a> Planner<'a> {
         for node in &network.nodes {
             ops.extend(self.addresses(node));
             ops.extend(routes(self.lab, self.rib, node.id));
+        }
+        ops
+    }
+
+    /// What protects the ends of a link that the kernel carries.
+    fn security(&self, link: &Link) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for side in 0..2 {
+            let node = self.lab.node(link.ends[side].node);
+            if link.security.is_some() && self.kernel(node.base) {
+                let ns = self.below(node);
+                if side == 0 && self.lab.stays_on_its_node(link) {
+                    ops.extend(LO_SYSCTLS.iter().map(|(key, value)| set(&ns, key, value)));
+                }
+                ops.extend(security::end(self.lab, link, side, &ns));
+            }
         }
         ops
     }
@@ -462,6 +496,7 @@ impl<'a> Planner<'a> {
             local: end.link_addr?,
             remote: far.link_addr?,
             below,
+            security: security::of_end(self.lab, link, side),
         })
     }
 
@@ -496,21 +531,26 @@ fn host_addr(ns: &str, dev: &str, addr: Ipv4Addr) -> Op {
 }
 
 /// The nftables ruleset of a link layer: only protocol 4 (IP in IP), 50 (ESP) and 1 (ICMP) come in, each link
-/// address by its own base tunnel only; what is dropped is counted by name.
-fn strong_host_ruleset(elements: &[String]) -> String {
-    let elements = match elements {
+/// address by its own base tunnel only, and ESP for protected links only; what is dropped is counted by name. What ESP
+/// held comes by again in clear.
+fn strong_host_ruleset(elements: &[String], protected: &[String]) -> String {
+    let set = |elements: &[String]| match elements {
         [] => String::new(),
         some => format!(" elements = {{ {} }};", some.join(", ")),
     };
+    let (elements, protected) = (set(elements), set(protected));
     format!(
         "table inet vi_strong {{
   counter not-ipip {{ }}
   counter strong-host {{ }}
+  counter esp-unexpected {{ }}
   set la {{ type ifname . ipv4_addr;{elements} }}
+  set protected {{ type ipv4_addr . ipv4_addr;{protected} }}
   chain pre {{
     type filter hook prerouting priority raw; policy drop;
     iifname \"lo\" accept
     meta l4proto != {{ 1, 4, 50 }} counter name \"not-ipip\" drop
+    meta l4proto 50 iifname . ip daddr @la ip saddr . ip daddr != @protected counter name \"esp-unexpected\" drop
     iifname . ip daddr @la accept
     counter name \"strong-host\" drop
   }}

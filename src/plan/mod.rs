@@ -3,6 +3,7 @@
 
 mod build;
 mod gateways;
+pub mod security;
 mod text;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub use build::{build, routes};
 
 use crate::fastpath::Config;
 use crate::model::{Dataplane, Ready, Restart};
+use crate::packet::esp::Association;
 
 /// What the running machine can carry, as far as planning depends on it; measured by
 /// [`crate::observe`], never assumed.
@@ -28,6 +30,8 @@ pub struct Machine {
     pub tun: bool,
     /// netem qdiscs can be made.
     pub netem: bool,
+    /// ESP in transport mode with all suites of `security:`.
+    pub esp: bool,
 }
 
 /// Everything `up` does to the kernel, in order, and what runs beside it.
@@ -95,6 +99,13 @@ impl std::fmt::Display for Mac {
 pub struct Hop {
     pub via: Option<Ipv4Addr>,
     pub dev: String,
+}
+
+/// Of the packets that a policy is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    In,
+    Out,
 }
 
 /// One operation on the kernel; `Display` gives it as `ip`, `tc`, `nft` and `sysctl` lines.
@@ -174,6 +185,20 @@ pub enum Op {
     AddUnreachable {
         ns: String,
         prefix: Ipv4Net,
+    },
+    /// A security association for ESP in transport mode.
+    AddAssociation {
+        ns: String,
+        src: Ipv4Addr,
+        dst: Ipv4Addr,
+        association: Association,
+    },
+    /// A policy: packets of protocol 4 from `src` to `dst` are sealed, or must have been.
+    AddPolicy {
+        ns: String,
+        src: Ipv4Addr,
+        dst: Ipv4Addr,
+        direction: Direction,
     },
     /// A ruleset for `nft -f`.
     AddRuleset {

@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use super::{Hop, Op, Plan};
+use super::{Direction, Hop, Op, Plan};
+use crate::packet::esp::{Association, ICV_LEN, WINDOW};
 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,9 +57,38 @@ impl fmt::Display for Op {
             Self::AddUnreachable { ns, prefix } => {
                 write!(f, "ip -n {ns} route add unreachable {prefix} proto static")
             }
+            Self::AddAssociation { ns, src, dst, association } => {
+                write!(
+                    f,
+                    "ip -n {ns} xfrm state add src {src} dst {dst} proto esp spi 0x{:08x} ",
+                    association.spi
+                )?;
+                write!(f, "mode transport replay-window {WINDOW} {}", algorithms(association))
+            }
+            Self::AddPolicy { ns, src, dst, direction } => {
+                let dir = match direction {
+                    Direction::In => "in",
+                    Direction::Out => "out",
+                };
+                write!(f, "ip -n {ns} xfrm policy add src {src}/32 dst {dst}/32 proto 4 dir {dir} ")?;
+                write!(f, "tmpl src {src} dst {dst} proto esp mode transport")
+            }
             Self::AddRuleset { ns, text } => {
                 write!(f, "ip netns exec {ns} nft -f - <<'NFT'\n{text}NFT")
             }
+        }
+    }
+}
+
+/// Algorithms and keys as ip-xfrm(8) takes them.
+fn algorithms(association: &Association) -> String {
+    let Association { suite, key, .. } = association;
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let (cipher, icv_bits) = (hex(key.cipher(*suite)), 8 * ICV_LEN);
+    match key.hmac(*suite) {
+        None => format!("aead 'rfc4106(gcm(aes))' 0x{cipher} {icv_bits}"),
+        Some(hmac) => {
+            format!("auth-trunc 'hmac(sha256)' 0x{} {icv_bits} enc 'cbc(aes)' 0x{cipher}", hex(hmac))
         }
     }
 }

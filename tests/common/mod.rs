@@ -13,12 +13,16 @@ use std::process::{Command, Output};
 use vilab::lab::Running;
 use vilab::observe::doctor;
 
-/// Whether this machine has `feature`: `netns` (namespaces can be made) or `kernel` (ipip and nftables). Where the
+/// Whether this machine has `feature`: `netns` (namespaces can be made) or `kernel` (ipip, nftables, netem and ESP). Where the
 /// environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
 #[must_use]
 pub fn can(feature: &str) -> bool {
     let machine = doctor::machine().unwrap_or_default();
-    let can = if feature == "kernel" { machine.ipip && machine.nft && machine.netem } else { machine.tun };
+    let can = if feature == "kernel" {
+        machine.ipip && machine.nft && machine.netem && machine.esp
+    } else {
+        machine.tun
+    };
     let required = std::env::var("VILAB_REQUIRE").unwrap_or_default();
     assert!(can || !required.split(',').any(|r| r == feature), "{feature} is required here and missing");
     if !can {

@@ -3,6 +3,8 @@
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
+mod protected;
+
 use super::*;
 use crate::fastpath::config;
 use crate::fastpath::fib::{Action, NextHop, Route};
@@ -57,11 +59,16 @@ impl Chain {
                 chain.add_end(level, left, left + 1, left);
             }
         }
-        chain.forwarder = Forwarder::new(&chain.config);
-        (0..chain.config.interfaces.len())
-            .for_each(|i| chain.forwarder.set_device(i, Device { up: true, mtu: 1500 }));
-        (1..=chain.at.len()).for_each(|level| chain.set_routes(level));
+        chain.start();
         chain
+    }
+
+    /// Makes the forwarder anew, all devices up and all routes there.
+    fn start(&mut self) {
+        self.forwarder = Forwarder::new(&self.config);
+        (0..self.config.interfaces.len())
+            .for_each(|i| self.forwarder.set_device(i, Device { up: true, mtu: 1500 }));
+        (1..=self.at.len()).for_each(|level| self.set_routes(level));
     }
 
     fn base_of(&self, level: usize, j: usize) -> usize {
@@ -88,7 +95,15 @@ impl Chain {
         };
         let (local, remote) = (link_addr(level, left, j), link_addr(level, left, to));
         let (partition, dev) = (self.partition(level, j), format!("{level}-{left}-{j}"));
-        self.config.interfaces.push(config::Interface { partition, dev, mtu: 1500, local, remote, below });
+        self.config.interfaces.push(config::Interface {
+            partition,
+            dev,
+            mtu: 1500,
+            local,
+            remote,
+            below,
+            security: None,
+        });
     }
 
     /// Host address, and link addresses of what is stacked on the node.

@@ -36,6 +36,16 @@ pub enum Suite {
 impl Suite {
     pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::Aes256CbcSha256];
 
+    /// As the lab language has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm => "aes128-gcm",
+            Self::Aes256Gcm => "aes256-gcm",
+            Self::Aes256CbcSha256 => "aes256-cbc-sha256",
+        }
+    }
+
     /// Bytes of the IV in each packet.
     #[must_use]
     pub const fn iv_len(self) -> usize {
