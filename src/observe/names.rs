@@ -10,7 +10,7 @@ pub(crate) type Stack = [(Ipv4Addr, Ipv4Addr)];
 
 /// A node as seen in network `net`: its name there, else its full name.
 #[must_use]
-pub(super) fn seen_from(lab: &Lab, net: NetId, node: NodeId) -> String {
+pub fn seen_from(lab: &Lab, net: NetId, node: NodeId) -> String {
     if node.net == net { lab.node(node).name.clone() } else { lab.full_name(node) }
 }
 
