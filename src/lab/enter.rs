@@ -82,20 +82,29 @@ fn enter(lab: &Running, id: NodeId) -> Result<()> {
     let node = state.lab.node(id);
     let what = || format!("cannot enter {}", state.lab.full_name(id));
     lab.join()?;
-    join(lab, &node.netns).and_then(|()| settle(lab.dir(), &node.netns)).doing(Kind::Environment, what)
+    join(state.init, &lab.namespaces().path(&node.netns))
+        .and_then(|()| settle(lab.dir(), &node.netns))
+        .doing(Kind::Environment, what)
 }
 
-/// Joins the lab's namespaces and that network namespace from outside; the lab's user namespace has been joined. A
-/// thread must share its working directory with no other.
-pub(super) fn join(lab: &Running, netns: &str) -> io::Result<()> {
-    let of_init = |ns: &str| File::open(format!("/proc/{}/ns/{ns}", lab.state().init));
+/// Joins the namespaces of the lab whose init is `init`, and a network namespace, from outside; the lab's user
+/// namespace has been joined. The caller shares its working directory with no other thread.
+fn join(init: i32, netns: &Path) -> io::Result<()> {
+    let of_init = |ns: &str| File::open(format!("/proc/{init}/ns/{ns}"));
     let (pid, mnt, ipc) = (of_init("pid")?, of_init("mnt")?, of_init("ipc")?);
-    let net = File::open(lab.namespaces().path(netns))?;
+    let net = File::open(netns)?;
     setns(pid, CloneFlags::CLONE_NEWPID)
         .and_then(|()| setns(ipc, CloneFlags::CLONE_NEWIPC))
         .and_then(|()| setns(net, CloneFlags::CLONE_NEWNET))
         .and_then(|()| setns(mnt, CloneFlags::CLONE_NEWNS))?;
     Ok(())
+}
+
+/// Puts the calling thread, which is to end, into a node of a lab from outside.
+pub(super) fn visit(init: i32, lab: &Path, netns: &Path, name: &str) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_FS)?;
+    join(init, netns)?;
+    settle(lab, name)
 }
 
 /// Gives the caller, which is in the lab's mount namespace and in the network namespace `netns`, the view of that

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use netns_rs::{Env, NetNs};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// A directory in which each file is a network namespace.
 #[derive(Debug, Clone)]
 pub struct Namespaces {
     dir: PathBuf,
+    /// Process id of init and state directory of the running lab whose they are, seen from outside.
+    lab: Option<(i32, PathBuf)>,
 }
 
 impl Env for Namespaces {
@@ -22,7 +24,15 @@ impl Env for Namespaces {
 impl Namespaces {
     #[must_use]
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), lab: None }
+    }
+
+    /// Those of a running lab, seen from outside.
+    pub(super) fn of(init: i32, lab: &Path) -> Self {
+        let inside = super::namespaces_dir(lab);
+        let inside = inside.strip_prefix("/").unwrap_or(&inside);
+        let dir = PathBuf::from(format!("/proc/{init}/root")).join(inside);
+        Self { dir, lab: Some((init, lab.to_owned())) }
     }
 
     #[must_use]
@@ -52,6 +62,21 @@ impl Namespaces {
                 }),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
+        })
+    }
+
+    /// Calls `f` on a thread of its own in a node: as [`Self::run`], and where they are those of a running lab, with
+    /// the node's files, its host name, and the lab's processes. The caller has joined the lab's user namespace.
+    ///
+    /// # Errors
+    /// If the node cannot be entered.
+    pub fn run_in_node<T: Send>(&self, ns: &str, f: impl FnOnce() -> T + Send) -> Result<T> {
+        let Some((init, lab)) = &self.lab else { return self.run(ns, f) };
+        std::thread::scope(|scope| {
+            let visit = || super::enter::visit(*init, lab, &self.path(ns), ns).map(|()| f());
+            let result = scope.spawn(visit).join();
+            let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result.doing(Kind::Environment, || format!("cannot enter {}", crate::apply::place(ns)))
         })
     }
 }

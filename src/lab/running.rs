@@ -100,9 +100,7 @@ impl Running {
     /// Its namespaces, as seen from outside the lab.
     #[must_use]
     pub fn namespaces(&self) -> Namespaces {
-        let inside = super::namespaces_dir(&self.dir);
-        let inside = inside.strip_prefix("/").unwrap_or(&inside);
-        Namespaces::at(PathBuf::from(format!("/proc/{}/root", self.state.init)).join(inside))
+        Namespaces::of(self.state.init, &self.dir)
     }
 
     /// Where the fast path listens, if a base node of the lab uses it.

@@ -8,6 +8,7 @@ mod arrival;
 mod counters;
 mod devices;
 pub mod doctor;
+mod exec;
 mod headers;
 mod inject;
 mod isolated;
@@ -19,6 +20,7 @@ mod reach;
 mod roles;
 mod runner;
 mod sizes;
+mod tcp;
 mod trace;
 mod wire;
 

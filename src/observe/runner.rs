@@ -8,9 +8,10 @@ use serde::{Serialize, Serializer};
 
 use super::actions::Actions;
 use super::arrival::pass_time;
+use super::exec::Exec;
 use super::inject::Injection;
 use super::ping::Ping;
-use super::{Context, headers, inject, isolated, names, ping, sizes, trace};
+use super::{Context, exec, headers, inject, isolated, names, ping, sizes, tcp, trace};
 use crate::error::{Error, Result};
 use crate::model::{Target, Test, TestKind};
 
@@ -134,12 +135,13 @@ fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, kind: &TestKind) -> Resul
             let (at, to, delivered, strong_host) = (*at, *to, *delivered, *strong_host);
             inject::test(ctx, &Injection { at, stack, to, delivered, by, strong_host })
         }
-        TestKind::Source { .. }
-        | TestKind::Route { .. }
-        | TestKind::Tcp { .. }
-        | TestKind::Exec { .. }
-        | TestKind::Converged
-        | TestKind::Impair { .. } => Err(Error::usage("this test is not supported yet")),
+        TestKind::Tcp { from, to, at_least_bps } => tcp::test(ctx, *from, *to, *at_least_bps),
+        TestKind::Exec { at, argv, stdout, status } => {
+            exec::test(ctx, &Exec { at: *at, argv, stdout: stdout.as_deref(), status: *status })
+        }
+        TestKind::Source { .. } | TestKind::Route { .. } | TestKind::Converged | TestKind::Impair { .. } => {
+            Err(Error::usage("this test is not supported yet"))
+        }
         TestKind::Down(target) => actions.down(*target).map(|()| done(ctx, *target, "down")),
         TestKind::Up(target) => actions.up(*target).map(|()| done(ctx, *target, "up")),
         TestKind::Wait(ms) => {

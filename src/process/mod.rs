@@ -1,12 +1,21 @@
 //! Child processes. A command, what to feed it and a deadline go in; its output or an error that quotes its
 //! standard error comes out. It never leaves a child behind unreaped.
 
-use std::io::Write;
-use std::os::unix::process::CommandExt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::error::{Error, Kind, Result};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::{child, pidfd};
 
 /// This program itself, as `argv0` in ps(1), whatever has become of its file in the meantime.
 #[must_use]
@@ -38,6 +47,104 @@ fn output(command: &mut Command, input: &str) -> std::io::Result<Output> {
         let _broken_pipe = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output()
+}
+
+/// What became of a command that had to end in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// As shells have it: 128 + n for signal n. `None`: it did not end in time and was killed.
+    pub status: Option<i32>,
+    /// The first [`KEPT`] bytes of each.
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Bytes kept of what a command prints.
+pub const KEPT: usize = 1 << 20;
+
+/// Runs `command`, with nothing to read, until it ends or `patience` is over. It is over when the process has ended,
+/// whoever still holds its output, and it does not outlive the calling thread.
+///
+/// # Errors
+/// If it cannot be run.
+pub fn run_within(command: &mut Command, patience: Duration) -> Result<Ended> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    child::die_with_parent(command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|e| spawn_error(&name, &e))?;
+    let watched = watch(&mut child, Instant::now() + patience);
+    if !matches!(watched, Ok((true, _))) {
+        let group = i32::try_from(child.id()).map(Pid::from_raw);
+        let _ended = group.map(|pid| killpg(pid, Signal::SIGKILL));
+        let _ended = child.kill();
+    }
+    let what = || format!("cannot wait for {name}");
+    let status = child.wait().doing(Kind::Environment, what)?;
+    let (in_time, [stdout, stderr]) = watched.doing(Kind::Environment, what)?;
+    let shell = status.code().or_else(|| status.signal().map(|s| BY_SIGNAL + s)).unwrap_or(BY_SIGNAL);
+    Ok(Ended { status: in_time.then_some(shell), stdout, stderr })
+}
+
+/// Shell convention: ended by signal n as 128 + n.
+const BY_SIGNAL: i32 = 128;
+
+/// Hears a child until it ends or the time is over; whether it ended, and what it printed.
+fn watch(child: &mut Child, until: Instant) -> io::Result<(bool, [Vec<u8>; 2])> {
+    let pidfd = pidfd::open(i32::try_from(child.id()).map_err(io::Error::other)?)?;
+    let pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+    let mut streams: [Stream; 2] = pipes.map(|pipe| Stream { pipe, kept: Vec::new() });
+    for pipe in streams.iter().filter_map(|s| s.pipe.as_ref()) {
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        // Rounded up, so that the last milliseconds are not spent in a circle.
+        let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        let pipes = streams.iter().filter_map(|s| s.pipe.as_ref());
+        let mut fds: Vec<_> = std::iter::once(&pidfd)
+            .chain(pipes)
+            .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+            .collect();
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => continue,
+            other => other?,
+        };
+        let ended = fds[0].any().unwrap_or(true);
+        for stream in &mut streams {
+            stream.read(ended);
+        }
+        if ended || left.is_zero() {
+            return Ok((ended, streams.map(|s| s.kept)));
+        }
+    }
+}
+
+/// One output of a child, and what is kept of it.
+struct Stream {
+    /// None at its end.
+    pipe: Option<OwnedFd>,
+    kept: Vec<u8>,
+}
+
+impl Stream {
+    /// Reads a piece, or all that is there.
+    fn read(&mut self, all: bool) {
+        let mut piece = [0; 16 << 10];
+        while let Some(pipe) = &self.pipe {
+            match nix::unistd::read(pipe, &mut piece) {
+                Ok(0) | Err(Errno::EIO) => self.pipe = None,
+                Ok(n) => {
+                    let room = KEPT.saturating_sub(self.kept.len());
+                    self.kept.extend_from_slice(&piece[..n.min(room)]);
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            if !all || self.kept.len() >= KEPT {
+                return;
+            }
+        }
+    }
 }
 
 fn spawn_error(name: &str, e: &std::io::Error) -> Error {
@@ -75,6 +182,38 @@ mod tests {
     fn a_missing_program_is_the_environments_fault() {
         let error = feed(&mut Command::new("no-such-program-here"), "").unwrap_err();
         assert_eq!(error.kind(), Kind::Environment);
+    }
+
+    fn sh(script: &str, patience: Duration) -> Ended {
+        run_within(Command::new("sh").args(["-c", script]), patience).unwrap()
+    }
+
+    #[test]
+    fn a_command_ends_with_its_status_and_output() {
+        let ended = sh("echo out; echo err >&2; exit 3", Duration::from_secs(10));
+        assert_eq!((ended.status, ended.stdout, ended.stderr), (Some(3), b"out\n".into(), b"err\n".into()));
+        assert_eq!(sh("kill -9 $$", Duration::from_secs(10)).status, Some(137));
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed() {
+        let start = Instant::now();
+        let ended = sh("echo first; exec sleep 60", Duration::from_millis(100));
+        assert_eq!((ended.status, ended.stdout), (None, b"first\n".into()));
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_runs_on_behind_it_is_not_waited_for() {
+        let start = Instant::now();
+        assert_eq!(sh("sleep 20 & echo done", Duration::from_secs(15)).stdout, b"done\n");
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn endless_output_is_cut() {
+        let ended = sh("exec yes", Duration::from_millis(200));
+        assert_eq!((ended.status, ended.stdout.len()), (None, KEPT));
     }
 
     #[test]
