@@ -9,7 +9,8 @@ use vilab::model::{self, BASE, Carrier, Lab};
 use vilab::plan::{self, Machine, Op, Plan};
 use vilab::routing::Rib;
 
-const MACHINE: Machine = Machine { ipip: true, nft: true, tun: true, netem: true, esp: true };
+const MACHINE: Machine =
+    Machine { ipip: true, nft: true, tun: true, netem: true, esp: true, frr: None, one_user: false };
 
 /// A random lab: a connected base, VIs over the base or over earlier VIs, connected by random trees and more.
 #[derive(Debug, Clone)]

@@ -38,7 +38,7 @@ pub struct FlatBase {
     pub links: Vec<FlatLink>,
     pub addresses: Option<Spanned<Ipv4Net>>,
     pub mtu: u32,
-    pub routing: Routing,
+    pub routing: Spanned<Routing>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +49,7 @@ pub struct FlatVi {
     pub links: Vec<FlatLink>,
     pub addresses: Option<Spanned<Ipv4Net>>,
     pub mtu: Option<Spanned<u32>>,
-    pub routing: Routing,
+    pub routing: Spanned<Routing>,
     /// Of the links that say nothing themselves.
     pub security: Option<Security>,
 }

@@ -32,6 +32,12 @@ pub fn enter(uid: Uid, gid: Gid) -> Result<()> {
         .map_err(|e| refused(&e))
 }
 
+/// Whether this process is in a user namespace as [`enter`] makes it, where a daemon cannot become another user.
+#[must_use]
+pub fn is_only_one() -> bool {
+    fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny")
+}
+
 fn refused(e: &dyn std::fmt::Display) -> Error {
     let error = Error::environment("cannot make a user namespace").because(e);
     match restriction() {

@@ -12,7 +12,7 @@ use super::{
     Security, bind, join, names,
 };
 use crate::expand::{FlatLab, FlatLink, FlatVi};
-use crate::routing::Rib;
+use crate::routing::{Rib, protocol};
 use crate::spec::{Diagnostic, Span, Spanned, nearest};
 
 type Errors = Vec<Diagnostic>;
@@ -43,6 +43,7 @@ pub fn build(flat: &FlatLab, source: &str, errors: Errors) -> Result<Lab, Errors
     }
     if sound && builder.errors.is_empty() {
         builder.devices();
+        builder.protocols();
         builder.mtus();
     }
     let apps = bind::apps(&builder.lab, &flat.apps, &mut builder.errors);
@@ -130,7 +131,7 @@ impl<'a> Builder<'a> {
             over: None,
             depth: 0,
             pool: flat.addresses.as_ref().map_or(address::BASE_POOL, |a| a.value),
-            routing: flat.routing,
+            routing: flat.routing.value,
             nodes: nodes.collect(),
             links: Vec::new(),
         });
@@ -245,7 +246,7 @@ impl<'a> Builder<'a> {
             over,
             depth,
             pool: NETWORK_POOL,
-            routing: vi.routing,
+            routing: vi.routing.value,
             nodes: nodes.collect(),
             links: Vec::new(),
         });
@@ -658,6 +659,19 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// What the routing protocols cannot carry.
+    fn protocols(&mut self) {
+        for index in 0..self.lab.networks.len() {
+            let span = match index {
+                0 => self.flat.base.routing.span,
+                _ => self.vi(NetId(index)).routing.span,
+            };
+            for title in protocol::refusals(&self.lab, &self.lab.networks[index]) {
+                self.error("routing", span, title);
+            }
+        }
+    }
+
     fn mtus(&mut self) {
         for (link, spec) in self.lab.networks[BASE.0].links.iter_mut().zip(&self.flat.base.links) {
             link.mtu = spec.mtu.as_ref().map_or(self.flat.base.mtu, |m| m.value);
@@ -719,8 +733,8 @@ impl<'a> Builder<'a> {
         link.security.map_or(room, |suite| u32::try_from(largest(suite)).unwrap_or(room))
     }
 
-    /// What fits through the narrowest place of all equal-cost paths below, its header taken off; `None` where
-    /// nothing below limits it or there is no path.
+    /// What fits through the narrowest place of all equal-cost paths below, or of all links where routes move, its
+    /// header taken off; `None` where nothing below limits it or there is no path.
     fn room(&self, rib: &Rib, id: LinkId) -> Option<u32> {
         let link = self.lab.link(id);
         let [a, b] = [0, 1].map(|side| self.lab.node(link.ends[side].node).at.unwrap_or_default());
@@ -729,10 +743,11 @@ impl<'a> Builder<'a> {
             Carrier::Tunnel => (self.lab.node(b).host?, 2),
             Carrier::Stacked => (link.ends[1].link_addr?, 1),
         };
-        let narrowest = |ends: Vec<EndId>| ends.iter().map(|e| self.lab.link(e.link).mtu).min();
-        let path = match a == b {
-            true => self.lab.net(a.net).links.iter().map(|l| l.mtu).min(),
-            false => narrowest(rib.links_between(&self.lab, a, to)?),
+        let below = self.lab.net(a.net);
+        let over = if a == b { None } else { Some(rib.links_between(&self.lab, a, to)?) };
+        let path = match over.filter(|_| !below.routing.is_dynamic()) {
+            None => below.links.iter().map(|l| l.mtu).min(),
+            Some(ends) => ends.iter().map(|e| self.lab.link(e.link).mtu).min(),
         };
         Some(path?.saturating_sub(headers * HEADER))
     }

@@ -90,6 +90,17 @@ pub enum Routing {
     None,
 }
 
+impl Routing {
+    /// Whether routes follow what happens to links: any path may come to be used.
+    #[must_use]
+    pub fn is_dynamic(self) -> bool {
+        match self {
+            Self::Ospf | Self::Isis | Self::Rip | Self::Bgp => true,
+            Self::Static | Self::None => false,
+        }
+    }
+}
+
 /// What a link does to the packets of one direction on purpose; none by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Impairment {

@@ -20,6 +20,7 @@ use crate::process;
 const INDEX: u32 = 10;
 /// Where FRR's daemons are, outside PATH.
 const FRR: [&str; 3] = ["/usr/lib/frr", "/usr/libexec/frr", "/usr/sbin"];
+const DAEMONS: [&str; 5] = ["zebra", "ospfd", "isisd", "ripd", "bgpd"];
 
 /// What planning needs to know, in milliseconds. The caller must be allowed to make network namespaces.
 ///
@@ -40,7 +41,8 @@ fn try_here() -> Result<Machine> {
     let netem = socket.execute([Request::add_netem(1, 1)]).is_ok();
     let tun = crate::sys::tun::create_persistent("trytun").is_ok();
     let nft = process::feed(Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
-    Ok(Machine { ipip, nft, tun, netem, esp: esp() })
+    let frr = frr_dir().map(|dir| dir.to_string_lossy().into_owned());
+    Ok(Machine { ipip, nft, tun, netem, esp: esp(), frr, one_user: user::is_only_one() })
 }
 
 /// Whether the kernel takes an association of each suite.
@@ -148,8 +150,13 @@ fn programs() -> [Finding; 3] {
     [program("ping", "iputils-ping"), program("traceroute", "traceroute"), program("tcpdump", "tcpdump")]
 }
 
+/// The directory of FRR's daemons.
+fn frr_dir() -> Option<&'static Path> {
+    FRR.iter().map(Path::new).find(|dir| DAEMONS.iter().all(|daemon| dir.join(daemon).is_file()))
+}
+
 fn frr() -> Finding {
-    let zebra = FRR.iter().map(|dir| Path::new(dir).join("zebra")).find(|p| p.is_file());
+    let zebra = frr_dir().map(|dir| dir.join("zebra"));
     let version = zebra.and_then(|zebra| process::feed(Command::new(zebra).arg("--version"), "").ok());
     let version = version.as_deref().and_then(|v| v.lines().next()).map(str::to_owned);
     let ok = version.is_some() && process::installed("vtysh");

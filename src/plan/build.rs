@@ -9,15 +9,15 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::gateways::gateways;
-use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, security};
+use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, routing, security};
 use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
 use crate::model::{
-    App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, Impairment, Lab, Link, Network, Node, NodeId,
-    Routing, names,
+    App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, GATEWAYS, Impairment, Lab, Link, Network, Node,
+    NodeId, Routing, names,
 };
-use crate::routing::Rib;
+use crate::routing::{Rib, Route};
 
 /// One IPv4 header without options.
 const HEADER: u32 = 20;
@@ -79,12 +79,13 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let fastpath = dataplanes.contains(&Dataplane::Fastpath).then(|| planner.fastpath());
     let fastpath = fastpath.filter(|c| !c.interfaces.is_empty());
     let views = lab.nodes().map(|n| (n.netns.clone(), planner.view(n))).collect();
+    let daemons = lab.nodes().map(|n| routing::services(lab, n.id, machine)).collect::<Result<Vec<_>>>()?;
     let apps = lab.apps.iter().map(|a| app(lab, a)).collect();
-    Ok(Plan { dataplanes, why, stages, fastpath, views, services: Vec::new(), apps })
+    Ok(Plan { dataplanes, why, stages, fastpath, views, services: daemons.concat(), apps })
 }
 
-/// All routes of one node, connected ones included where the kernel does not make them: what has to be put back
-/// after a device was down.
+/// All routes of one node that vilab writes, connected ones included where the kernel does not make them: what has to
+/// be put back after a device was down. Where routing is dynamic, FRR writes all but those through gateways.
 #[must_use]
 pub fn routes(lab: &Lab, rib: &Rib, node: NodeId) -> Vec<Op> {
     let node = lab.node(node);
@@ -96,7 +97,9 @@ pub fn routes(lab: &Lab, rib: &Rib, node: NodeId) -> Vec<Op> {
         hops: vec![hop(None, *end)],
         src: node.host,
     });
-    let learnt = rib.tables.get(&node.id).into_iter().flatten().map(|route| Op::AddRoute {
+    let dynamic = lab.net(node.id.net).routing.is_dynamic();
+    let written = |route: &&Route| !dynamic || route.hops.iter().all(|end| end.link.net == GATEWAYS);
+    let learnt = rib.tables.get(&node.id).into_iter().flatten().filter(written).map(|route| Op::AddRoute {
         ns: node.netns.clone(),
         prefix: route.prefix,
         hops: route.hops.iter().map(|end| hop(Some(lab.peer(*end).addr), *end)).collect(),
@@ -129,8 +132,8 @@ fn mac(end: EndId) -> Mac {
 fn refuse_unsupported(lab: &Lab) -> Result<()> {
     let not_yet = |what: &str| Err(Error::new(Kind::LabFile, format!("{what} is not supported yet")));
     let links = || lab.networks.iter().flat_map(|n| &n.links);
-    if lab.networks.iter().any(|n| !matches!(n.routing, Routing::Static | Routing::None)) {
-        return not_yet("dynamic `routing`");
+    if lab.networks[1..].iter().any(|n| n.routing == Routing::Isis) {
+        return not_yet("`isis` in a Virtual Internet");
     }
     if links().any(|l| l.impair != [Impairment::default(); 2]) {
         return not_yet("an impairment of a link");
@@ -263,6 +266,7 @@ impl<'a> Planner<'a> {
         for node in self.lab.nodes() {
             ops.push(Op::AddNetns { ns: node.netns.clone() });
             ops.extend(sysctls(&node.netns, node.forwards));
+            ops.extend(routing::memberships(self.lab, node.id));
             ops.extend(node.sysctls.iter().map(|(key, value)| set(&node.netns, key, value)));
             let own = node.host.iter().chain(&node.stacked);
             ops.extend(own.map(|addr| host_addr(&node.netns, "lo", *addr)));
@@ -329,9 +333,10 @@ impl<'a> Planner<'a> {
     fn base_tunnel(&self, near: &Node, far: &Node, dev: &str) -> Vec<Op> {
         let ns = self.lab.link_netns(near.id);
         let (Some(local), Some(remote)) = (near.host, far.host) else { return Vec::new() };
-        let over = self.rib.links_between(self.lab, near.id, remote).unwrap_or_default();
-        let path = over.iter().map(|e| self.lab.link(e.link).mtu).min();
-        let mtu = path.or(self.lab.base().links.iter().map(|l| l.mtu).min()).unwrap_or(1500) - HEADER;
+        let base = self.lab.base();
+        let over = self.rib.links_between(self.lab, near.id, remote).filter(|_| !base.routing.is_dynamic());
+        let path = over.unwrap_or_default().iter().map(|e| self.lab.link(e.link).mtu).min();
+        let mtu = path.or(base.links.iter().map(|l| l.mtu).min()).unwrap_or(1500) - HEADER;
         vec![
             Op::AddIpip { ns: near.netns.clone(), dev: dev.to_owned(), local, remote },
             Op::MoveLink {
@@ -501,7 +506,9 @@ impl<'a> Planner<'a> {
     }
 
     fn view(&self, node: &Node) -> View {
-        View { files: [("/etc/hosts".to_owned(), self.hosts(node))].into(), dirs: Vec::new() }
+        let mut view = View { files: [("/etc/hosts".to_owned(), self.hosts(node))].into(), dirs: Vec::new() };
+        routing::add_to_view(self.lab, node.id, self.machine, &mut view);
+        view
     }
 
     /// `/etc/hosts` of a node: the names of its own network.

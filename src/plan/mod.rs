@@ -3,6 +3,7 @@
 
 mod build;
 mod gateways;
+mod routing;
 pub mod security;
 mod text;
 
@@ -32,6 +33,10 @@ pub struct Machine {
     pub netem: bool,
     /// ESP in transport mode with all suites of `security:`.
     pub esp: bool,
+    /// The directory of FRR's daemons.
+    pub frr: Option<String>,
+    /// The lab runs in a user namespace with one id.
+    pub one_user: bool,
 }
 
 /// Everything `up` does to the kernel, in order, and what runs beside it.

@@ -2,6 +2,8 @@
 //! kernel: `up` and the tests compare the two.
 
 mod faults;
+pub mod frr;
+pub mod protocol;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -233,6 +235,7 @@ impl Graph {
         let own: Vec<Ipv4Addr> = lab.addresses(network.nodes[node].id).collect();
         let hops_to: Vec<Vec<EndId>> =
             (0..self.edges.len()).map(|to| self.next_hops(node, to, &distances[to])).collect();
+        let horizon = protocol::horizon(network.routing).unwrap_or(u64::MAX);
         let mine = |target: &Target| match target.external {
             true => target.owners.contains(&node),
             false => own.iter().any(|a| target.prefix.contains(a)),
@@ -240,7 +243,8 @@ impl Graph {
         let foreign = targets.iter().filter(|t| !mine(t));
         foreign
             .filter_map(|target| {
-                let distance = target.owners.iter().filter_map(|o| distances[*o][node]).min()?;
+                let distance = target.owners.iter().filter_map(|o| distances[*o][node]).min();
+                let distance = distance.filter(|d| *d <= horizon)?;
                 let nearest = target.owners.iter().filter(|o| distances[**o][node] == Some(distance));
                 let mut hops: Vec<EndId> = nearest.flat_map(|o| hops_to[*o].iter().copied()).collect();
                 hops.sort();

@@ -97,12 +97,12 @@ fn base(tree: &Tree, errors: &mut Errors) -> Option<BaseSpec> {
         links,
         addresses,
         mtu: mtu.unwrap_or(1500),
-        routing: routing.unwrap_or(Routing::Static),
+        routing: routing.unwrap_or(Spanned::new(Routing::Static, tree.span)),
     })
 }
 
-fn routing(tree: &Tree, errors: &mut Errors) -> Option<Routing> {
-    choice(tree, "`routing`", &ROUTINGS, &[], errors)
+fn routing(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Routing>> {
+    choice(tree, "`routing`", &ROUTINGS, &[], errors).map(|routing| Spanned::new(routing, tree.span))
 }
 
 fn prefix(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Ipv4Net>> {
@@ -193,7 +193,7 @@ fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec>
     let mtu = fields.take("mtu").and_then(|t| vi_mtu(t, errors));
     let security = fields.take("security").and_then(|t| security(t, errors)).and_then(|s| s.value);
     fields.finish(errors);
-    let routing = routing.unwrap_or(Routing::Static);
+    let routing = routing.unwrap_or(Spanned::new(Routing::Static, name.span));
     Some(ViSpec { name, over, nodes, links, addresses, mtu, routing, security })
 }
 

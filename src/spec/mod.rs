@@ -44,7 +44,7 @@ pub struct BaseSpec {
     pub links: Vec<LinkSpec>,
     pub addresses: Option<Spanned<Ipv4Net>>,
     pub mtu: u32,
-    pub routing: Routing,
+    pub routing: Spanned<Routing>,
 }
 
 /// A node of `base: nodes:`; the name may hold a range.
@@ -75,7 +75,7 @@ pub struct ViSpec {
     pub addresses: Option<Spanned<Ipv4Net>>,
     /// A number; `None` is `fit`.
     pub mtu: Option<Spanned<u32>>,
-    pub routing: Routing,
+    pub routing: Spanned<Routing>,
     /// Of the links that say nothing themselves.
     pub security: Option<Security>,
 }
