@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use vilab::fastpath::config::{BaseNode, Below, Config, Interface, Partition};
 use vilab::fastpath::control::{AllCounters, Client};
 use vilab::lab::Namespaces;
+use vilab::model::Impairment;
 use vilab::packet::{self, IcmpRepr, Ipv4Repr};
 use vilab::sys;
 
@@ -155,6 +156,7 @@ fn interface(partition: usize, dev: &str, mtu: u32, ends: (&str, &str), below: B
         remote: addr(ends.1),
         below,
         security: None,
+        impair: Impairment::default(),
     }
 }
 
@@ -188,6 +190,7 @@ fn config(spaces: &Spaces) -> Config {
             interface(3, "q", 1440, ("10.1.8.0", "10.1.8.1"), Below::Partition(0)),
             interface(4, "p", 1440, ("10.1.8.1", "10.1.8.0"), Below::Partition(2)),
         ],
+        devices: Vec::new(),
     }
 }
 

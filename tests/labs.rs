@@ -37,8 +37,16 @@ fn every_lab_loads_and_says_what_it_shows() {
 
 #[test]
 fn every_lab_can_be_planned_on_both_dataplanes() {
-    let all =
-        Machine { ipip: true, nft: true, tun: true, netem: true, esp: true, frr: None, one_user: false };
+    let all = Machine {
+        ipip: true,
+        nft: true,
+        tun: true,
+        netem: true,
+        redirect: true,
+        esp: true,
+        frr: None,
+        one_user: false,
+    };
     let fastpath_only = Machine { tun: true, ..Machine::default() };
     for path in labs() {
         let lab = load(&path);

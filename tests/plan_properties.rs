@@ -9,8 +9,16 @@ use vilab::model::{self, BASE, Carrier, Lab};
 use vilab::plan::{self, Machine, Op, Plan};
 use vilab::routing::Rib;
 
-const MACHINE: Machine =
-    Machine { ipip: true, nft: true, tun: true, netem: true, esp: true, frr: None, one_user: false };
+const MACHINE: Machine = Machine {
+    ipip: true,
+    nft: true,
+    tun: true,
+    netem: true,
+    redirect: true,
+    esp: true,
+    frr: None,
+    one_user: false,
+};
 
 /// A random lab: a connected base, VIs over the base or over earlier VIs, connected by random trees and more.
 #[derive(Debug, Clone)]
@@ -189,7 +197,7 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
         Op::AddNeighbour { ns, dev, .. }
         | Op::AddAddr { ns, dev, .. }
         | Op::SetUp { ns, dev, .. }
-        | Op::AddBreak { ns, dev, .. } => has(devices, ns, dev),
+        | Op::AddNetem { ns, dev, .. } => has(devices, ns, dev),
         Op::AddRoute { ns, hops, .. } => hops.iter().try_for_each(|h| has(devices, ns, &h.dev)),
         Op::SetSysctl { ns, .. }
         | Op::AddRuleset { ns, .. }

@@ -31,7 +31,7 @@ impl Class {
             | Op::AddIpip { .. }
             | Op::MoveLink { .. }
             | Op::SetUp { .. }
-            | Op::AddBreak { .. }
+            | Op::AddNetem { .. }
             | Op::AddNeighbour { .. }
             | Op::AddRoute { .. }
             | Op::AddUnreachable { .. } => Self::Netlink,
@@ -115,7 +115,7 @@ pub(super) fn namespace(op: &Op) -> &str {
         | Op::AddTun { ns, .. }
         | Op::MoveLink { ns, .. }
         | Op::SetUp { ns, .. }
-        | Op::AddBreak { ns, .. }
+        | Op::AddNetem { ns, .. }
         | Op::AddNeighbour { ns, .. }
         | Op::AddRoute { ns, .. }
         | Op::AddUnreachable { ns, .. }

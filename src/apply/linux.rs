@@ -99,7 +99,7 @@ impl Linux {
                 Ok(Request::add_neighbour(self.index(ns, dev)?, *addr, *mac))
             }
             Op::SetUp { dev, mtu, .. } => Ok(Request::configure(self.index(ns, dev)?, *mtu)),
-            Op::AddBreak { dev, delay_us, .. } => Ok(Request::add_netem(self.index(ns, dev)?, *delay_us)),
+            Op::AddNetem { dev, netem, .. } => Ok(Request::set_netem(self.index(ns, dev)?, netem)),
             Op::AddRoute { prefix, hops, src, .. } => {
                 let hops = hops.iter().map(|h| self.next_hop(ns, h)).collect::<Result<Vec<_>>>()?;
                 Ok(Request::add_route(*prefix, &hops, *src))
@@ -296,7 +296,7 @@ fn message_name(op: &Op) -> &'static str {
         Op::AddVeth { .. } | Op::AddIpip { .. } => "RTM_NEWLINK",
         Op::MoveLink { .. } | Op::SetUp { .. } => "RTM_SETLINK",
         Op::AddAddr { .. } => "RTM_NEWADDR",
-        Op::AddBreak { .. } => "RTM_NEWQDISC",
+        Op::AddNetem { .. } => "RTM_NEWQDISC",
         Op::AddNeighbour { .. } => "RTM_NEWNEIGH",
         Op::AddRoute { .. } | Op::AddUnreachable { .. } => "RTM_NEWROUTE",
         Op::AddAssociation { .. } => "XFRM_MSG_NEWSA",

@@ -156,7 +156,7 @@ fn doing(op: &Op) -> String {
         Op::AddTun { dev, .. } => format!("add TUN device {dev} on {at}"),
         Op::MoveLink { dev, to, name, .. } => format!("move {dev} from {at} to {}:{name}", place(to)),
         Op::SetUp { dev, mtu, .. } => format!("set {dev} up with MTU {mtu} on {at}"),
-        Op::AddBreak { dev, .. } => format!("add netem to {dev} on {at}"),
+        Op::AddNetem { dev, .. } => format!("add netem to {dev} on {at}"),
         Op::AddNeighbour { addr, .. } => format!("add neighbour {addr} on {at}"),
         Op::AddRoute { prefix, .. } | Op::AddUnreachable { prefix, .. } => {
             format!("add route {prefix} on {at}")

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Impairment;
 use crate::packet::esp::Association;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -12,6 +13,8 @@ pub struct Config {
     pub nodes: Vec<BaseNode>,
     pub partitions: Vec<Partition>,
     pub interfaces: Vec<Interface>,
+    /// Devices of the kernel that are shaped from outside, where it has no netem.
+    pub devices: Vec<ShapedDevice>,
 }
 
 /// A base node whose virtual links the fast path carries.
@@ -47,6 +50,8 @@ pub struct Interface {
     pub remote: Ipv4Addr,
     pub below: Below,
     pub security: Option<Associations>,
+    /// Of what is sent here.
+    pub impair: Impairment,
 }
 
 /// ESP on the link header of an interface, both directions.
@@ -56,6 +61,18 @@ pub struct Associations {
     pub outward: Association,
     /// Of what it receives.
     pub inward: Association,
+}
+
+/// A device of the kernel whose packets are taken off where they leave, and put back later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShapedDevice {
+    /// The base node it is on, as the lab names it.
+    pub node: String,
+    pub netns: String,
+    pub dev: String,
+    /// Packets have Ethernet headers: a veth. Else they are bare IP packets: a tunnel.
+    pub ethernet: bool,
+    pub impair: Impairment,
 }
 
 /// Where the link header of an interface travels.

@@ -1,4 +1,4 @@
-//! How other processes read the engine's counters and switch the strong-host rule. Requests, one JSON value a line
+//! How other processes read the engine's counters, switch the strong-host rule and impair links. Requests, one JSON value a line
 //! on a Unix stream socket, go in; one line each comes out. It never touches packets.
 //!
 //! ```text
@@ -6,7 +6,11 @@
 //! {"counters":{"X":{"sent":1,...},...}}
 //! {"request":"strong-host","node":"X","on":false}
 //! "done"
+//! {"request":"impair","netns":"v.blue.a","dev":"b","to":{"delay_us":10000,"jitter_us":0,"loss_ppm":0,"rate_bps":null}}
+//! "done"
 //! ```
+//!
+//! `shape` does to a device of the kernel, a [`ShapedDevice`], what `impair` does to an interface of the fast path.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -16,7 +20,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::ShapedDevice;
+
 use crate::error::{Context, Error, Kind, Result};
+use crate::model::Impairment;
 
 /// Counters by base node name, then by counter name.
 pub type AllCounters = BTreeMap<String, BTreeMap<String, u64>>;
@@ -29,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Request {
     Counters,
     StrongHost { node: String, on: bool },
+    Impair { netns: String, dev: String, to: Impairment },
+    Shape(ShapedDevice),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +92,27 @@ impl Client {
     /// # Errors
     /// If there is no such node or the engine does not answer.
     pub fn set_strong_host(&mut self, node: &str, on: bool) -> Result<()> {
-        match self.ask(&Request::StrongHost { node: node.to_owned(), on })? {
+        self.order(&Request::StrongHost { node: node.to_owned(), on })
+    }
+
+    /// Impairs what leaves interface `dev` of the fast path in namespace `netns`, from here on.
+    ///
+    /// # Errors
+    /// If there is no such interface or the engine does not answer.
+    pub fn impair(&mut self, netns: &str, dev: &str, to: Impairment) -> Result<()> {
+        self.order(&Request::Impair { netns: netns.to_owned(), dev: dev.to_owned(), to })
+    }
+
+    /// The same for a device of the kernel.
+    ///
+    /// # Errors
+    /// If the device is gone, the kernel refuses, or the engine does not answer.
+    pub fn shape(&mut self, device: ShapedDevice) -> Result<()> {
+        self.order(&Request::Shape(device))
+    }
+
+    fn order(&mut self, request: &Request) -> Result<()> {
+        match self.ask(request)? {
             Reply::Done => Ok(()),
             other @ (Reply::Counters(_) | Reply::Refused(_)) => Err(refused(&other)),
         }

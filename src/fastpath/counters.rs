@@ -1,5 +1,5 @@
 //! Counters of a base node, each with a name. Events go in, numbers by name come out. It never loses one: every
-//! packet read ends as exactly one of `sent`, `delivered`, `punted` or one [`Reason`].
+//! packet read ends, when nothing holds it back any more, as exactly one of `sent`, `delivered`, `punted` or one [`Reason`].
 
 use std::collections::BTreeMap;
 
@@ -75,6 +75,10 @@ named! {
         TxError = "tx-error",
         /// Refused by a TUN device.
         TunError = "tun-error",
+        /// Lost by an impairment, as asked.
+        ImpairedLoss = "impaired-loss",
+        /// More packets than an impaired link holds.
+        ShapedOverflow = "shaped-overflow",
     }
 }
 
@@ -97,6 +101,8 @@ named! {
         Encapsulated = "encapsulated",
         /// Link headers and base headers taken off.
         Decapsulated = "decapsulated",
+        /// Held back by an impairment, once for each impaired link passed.
+        Shaped = "shaped",
     }
 }
 
@@ -145,7 +151,7 @@ impl Counters {
         self.counts(Count::RxBase) + self.counts(Count::RxTun)
     }
 
-    /// Packets read whose end is known: equals [`Self::read`] between batches.
+    /// Packets read whose end is known: equals [`Self::read`] between batches, but for packets that are held back.
     #[must_use]
     pub fn ended(&self) -> u64 {
         let passed = [Count::Sent, Count::Delivered, Count::Punted].map(|c| self.counts(c));

@@ -4,7 +4,7 @@
 //!
 //! One thread serves all the nodes of its [`Config`] from one level-triggered epoll: each source is read up to a
 //! budget and its packets are finished before the next source, and an engine that has nothing to do sleeps without
-//! a timeout. A base node and everything on it depend on no other node, so a lab can be split over engines by node.
+//! a timeout, but for a timer while packets are held back. A base node and everything on it depend on no other node, so a lab can be split over engines by node.
 //!
 //! Base packets pass through raw IP sockets, not packet sockets: the base node's own kernel receives, reassembles,
 //! routes and resolves neighbours, exactly as it does around an ipip device, and an open raw socket of protocol 4
@@ -16,21 +16,27 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Instant;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::config::Config;
+use super::config::{Config, ShapedDevice};
 use super::control::{self, Reply, Request};
 use super::counters::{Count, Reason};
 use super::follow::{self, Devices};
 use super::forward::{Forwarder, Input, Outcome};
 use super::frame::Frame;
+use super::shaped::{self, Fate};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
+use crate::model::Impairment;
 use crate::netlink::monitor::Monitor;
 use crate::packet::ipv4;
+use crate::shape::{Later, Nanos};
 use crate::sys::{limits, socket, tun};
 
 /// Bytes asked for the socket buffers of a base node.
@@ -51,6 +57,9 @@ enum Source {
     Listener,
     Client(usize),
     Signal,
+    /// A device of the kernel that is impaired.
+    Shaped(usize),
+    Timer,
 }
 
 /// Event data: the kind in the upper half, the index in the lower.
@@ -63,6 +72,8 @@ impl From<Source> for u64 {
             Source::Listener => (3, 0),
             Source::Client(i) => (4, i),
             Source::Signal => (5, 0),
+            Source::Shaped(i) => (6, i),
+            Source::Timer => (7, 0),
         };
         kind << 32 | index as u64
     }
@@ -78,6 +89,8 @@ impl Source {
             3 => Some(Self::Listener),
             4 => Some(Self::Client(index)),
             5 => Some(Self::Signal),
+            6 => Some(Self::Shaped(index)),
+            7 => Some(Self::Timer),
             _ => None,
         }
     }
@@ -107,11 +120,20 @@ struct ControlClient {
     ended: bool,
 }
 
+/// A packet that an impairment holds back.
+#[derive(Debug)]
+enum Held {
+    Packet { interface: usize, bytes: Box<[u8]> },
+    Frame { device: usize, bytes: Box<[u8]> },
+}
+
 #[derive(Debug)]
 struct Engine {
     epoll: Epoll,
     forwarder: Forwarder,
     names: Vec<String>,
+    /// Namespace and device of each interface.
+    places: Vec<(String, String)>,
     tuns: Vec<OwnedFd>,
     bases: Vec<Base>,
     followers: Vec<Follower>,
@@ -119,6 +141,12 @@ struct Engine {
     clients: BTreeMap<usize, ControlClient>,
     signals: SignalFd,
     frames: Vec<Frame>,
+    shaped: shaped::Devices,
+    held: Later<Held>,
+    timer: TimerFd,
+    /// What the timer is set to.
+    armed: Option<Nanos>,
+    start: Instant,
 }
 
 /// Carries the packets of `config` until SIGTERM or SIGINT. `on_ready` is called once when all packets are carried
@@ -155,10 +183,14 @@ impl Engine {
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(Kind::Kernel, kernel("make an epoll"))?;
         let bases = open_bases(config, namespaces)?;
         let (tuns, followers) = open_partitions(config, namespaces)?;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)
+                .doing(Kind::Kernel, kernel("make a timer"))?;
         let mut engine = Self {
             epoll,
             forwarder: Forwarder::new(config),
             names: config.nodes.iter().map(|n| n.name.clone()).collect(),
+            places: places(config),
             tuns,
             bases,
             followers,
@@ -166,10 +198,18 @@ impl Engine {
             clients: BTreeMap::new(),
             signals,
             frames: (0..socket::BATCH).map(|_| Frame::new()).collect(),
+            shaped: shaped::Devices::new(namespaces.clone()),
+            held: Later::default(),
+            timer,
+            armed: None,
+            start: Instant::now(),
         };
         engine.watch_all().doing(Kind::Kernel, kernel("watch its sources"))?;
         for partition in 0..engine.followers.len() {
             engine.follow(partition)?;
+        }
+        for device in &config.devices {
+            engine.shape(device.clone())?;
         }
         Ok(engine)
     }
@@ -185,6 +225,7 @@ impl Engine {
             self.watch(&follower.monitor, Source::Routes(i))?;
         }
         self.watch(&self.listener, Source::Listener)?;
+        self.watch(&self.timer, Source::Timer)?;
         self.watch(&self.signals, Source::Signal)
     }
 
@@ -203,6 +244,7 @@ impl Engine {
 
     fn serve(&mut self) -> Result<()> {
         loop {
+            self.set_timer()?;
             let ready = self.wait(EpollTimeout::NONE)?;
             if ready.contains(&Source::Signal) {
                 return Ok(());
@@ -227,6 +269,8 @@ impl Engine {
                 Source::Routes(partition) => self.follow_changes(*partition)?,
                 Source::Base(node) => self.read_base(*node),
                 Source::Tun(i) => self.read_tun(*i),
+                Source::Shaped(i) => self.read_shaped(*i),
+                Source::Timer => self.release(),
                 Source::Listener | Source::Client(_) | Source::Signal => continue,
             }
             any = true;
@@ -269,7 +313,7 @@ impl Engine {
         for (frame, len) in self.frames.iter_mut().zip(&lens[..count]) {
             frame.filled(*len);
         }
-        self.finish(node, Input::Base(node), count);
+        self.finish(node, &[Input::Base(node); socket::BATCH][..count]);
     }
 
     fn read_tun(&mut self, interface: usize) {
@@ -288,14 +332,16 @@ impl Engine {
             }
             count += 1;
         }
-        self.finish(self.forwarder.node_of(interface), Input::Tun(interface), count);
+        let node = self.forwarder.node_of(interface);
+        self.finish(node, &[Input::Tun(interface); socket::BATCH][..count]);
     }
 
-    /// Decides about the first `count` frames, all read from `node`, and gives them to the kernel in order.
-    fn finish(&mut self, node: usize, input: Input, count: usize) {
-        let mut to_send = Vec::with_capacity(count);
-        for (index, frame) in self.frames[..count].iter_mut().enumerate() {
-            match self.forwarder.handle(input, frame) {
+    /// Decides about the first frames, one for each of `inputs`, all of `node`, and gives them to the kernel in order.
+    fn finish(&mut self, node: usize, inputs: &[Input]) {
+        let now = self.now();
+        let mut to_send = Vec::with_capacity(inputs.len());
+        for (index, (frame, input)) in self.frames.iter_mut().zip(inputs).enumerate() {
+            match self.forwarder.handle(*input, frame, now) {
                 Outcome::Send { to, .. } => to_send.push((index, to)),
                 Outcome::Deliver(interface) => {
                     let written = tun::write(self.tuns[interface].as_fd(), frame.packet());
@@ -304,6 +350,9 @@ impl Engine {
                 Outcome::Punt(interface) => {
                     let written = tun::write(self.tuns[interface].as_fd(), frame.packet());
                     note(&mut self.forwarder, node, written, Count::Punted);
+                }
+                Outcome::Hold { interface, until } => {
+                    self.held.push(until, Held::Packet { interface, bytes: frame.packet().into() });
                 }
                 Outcome::Drop(_) => {}
             }
@@ -326,11 +375,107 @@ impl Engine {
         }
     }
 
+    fn now(&self) -> Nanos {
+        Nanos::try_from(self.start.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
+    }
+
+    fn set_timer(&mut self) -> Result<()> {
+        let due = self.held.due();
+        if due == self.armed {
+            return Ok(());
+        }
+        let set = match due {
+            Some(due) => {
+                let wait = i64::try_from(due.saturating_sub(self.now()).max(1)).unwrap_or(i64::MAX);
+                let when = Expiration::OneShot(TimeSpec::nanoseconds(wait));
+                self.timer.set(when, TimerSetTimeFlags::empty())
+            }
+            None => self.timer.unset(),
+        };
+        self.armed = due;
+        set.doing(Kind::Kernel, || "fast path: cannot set its timer".into())
+    }
+
+    /// Lets go of a batch of what is due, in order; what is left is due at once when the timer is set again.
+    fn release(&mut self) {
+        let _rung = self.timer.wait();
+        self.armed = None;
+        let now = self.now();
+        for _ in 0..socket::BATCH {
+            match self.held.pop(now) {
+                Some(Held::Packet { interface, bytes }) => self.release_packets(interface, &bytes, now),
+                Some(Held::Frame { device, bytes }) => self.shaped.release(device, &bytes),
+                None => return,
+            }
+        }
+    }
+
+    /// This packet and those due behind it on the same base node, as many as fit in a batch.
+    fn release_packets(&mut self, interface: usize, bytes: &[u8], now: Nanos) {
+        let node = self.forwarder.node_of(interface);
+        self.frames[0].copy_from(bytes);
+        let mut inputs = vec![Input::Held(interface)];
+        while inputs.len() < self.frames.len() {
+            let forwarder = &self.forwarder;
+            let same = |held: &Held| matches!(held, Held::Packet { interface, .. } if forwarder.node_of(*interface) == node);
+            let Some(Held::Packet { interface, bytes }) = self.held.pop_if(now, same) else { break };
+            self.frames[inputs.len()].copy_from(&bytes);
+            inputs.push(Input::Held(interface));
+        }
+        self.finish(node, &inputs);
+    }
+
+    fn read_shaped(&mut self, device: usize) {
+        let now = self.now();
+        let frame = &mut self.frames[0];
+        for _ in 0..socket::BATCH {
+            let Some(tap) = self.shaped.tap(device) else { return };
+            match tun::read(tap, frame.room()) {
+                Ok(len) => frame.filled(len),
+                Err(e) => {
+                    if e.kind() != io::ErrorKind::WouldBlock {
+                        // The device is gone; left in the set, it would be ready for ever.
+                        let _ = self.epoll.delete(tap);
+                    }
+                    return;
+                }
+            }
+            if let Fate::Hold(until) = self.shaped.admit(device, frame.packet(), now) {
+                self.held.push(until, Held::Frame { device, bytes: frame.packet().into() });
+            }
+        }
+    }
+
+    /// Impairs a device of the kernel, or no more.
+    fn shape(&mut self, device: ShapedDevice) -> Result<()> {
+        let Some(new) = self.shaped.set(device)? else { return Ok(()) };
+        match self.shaped.tap(new) {
+            Some(tap) => self.watch(tap, Source::Shaped(new)),
+            None => Ok(()),
+        }
+        .doing(Kind::Kernel, || "fast path: cannot watch a device".into())
+    }
+
+    fn impair(&mut self, netns: &str, dev: &str, to: Impairment) -> Reply {
+        match self.places.iter().position(|(ns, name)| ns == netns && name == dev) {
+            Some(interface) => {
+                self.forwarder.set_impairment(interface, to);
+                Reply::Done
+            }
+            None => Reply::Refused(format!("no interface {dev} in namespace {netns}")),
+        }
+    }
+
     fn talk(&mut self, source: Source) {
         match source {
             Source::Listener => self.accept(),
             Source::Client(id) => self.converse(id),
-            Source::Tun(_) | Source::Base(_) | Source::Routes(_) | Source::Signal => {}
+            Source::Tun(_)
+            | Source::Base(_)
+            | Source::Routes(_)
+            | Source::Signal
+            | Source::Shaped(_)
+            | Source::Timer => {}
         }
     }
 
@@ -375,6 +520,11 @@ impl Engine {
     fn answer(&mut self, request: Request) -> Reply {
         match request {
             Request::Counters => Reply::Counters(self.counters()),
+            Request::Impair { netns, dev, to } => self.impair(&netns, &dev, to),
+            Request::Shape(device) => match self.shape(device) {
+                Ok(()) => Reply::Done,
+                Err(e) => Reply::Refused(e.to_string()),
+            },
             Request::StrongHost { node, on } => match self.names.iter().position(|name| *name == node) {
                 Some(index) => {
                     self.forwarder.set_strong_host(index, on);
@@ -394,6 +544,9 @@ impl Engine {
                 base.overruns = total;
             }
             all.insert(self.names[index].clone(), counters.by_name());
+        }
+        for (node, name, count) in self.shaped.counters() {
+            *all.entry(node.to_owned()).or_default().entry(name.to_owned()).or_default() += count;
         }
         all
     }
@@ -446,7 +599,7 @@ fn note(forwarder: &mut Forwarder, node: usize, written: io::Result<()>, event: 
 }
 
 /// Why the kernel of a base node did not take a packet.
-fn refusal(error: &io::Error) -> Reason {
+pub(super) fn refusal(error: &io::Error) -> Reason {
     match error.raw_os_error() {
         Some(libc::EMSGSIZE) => Reason::TooBig,
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES) => {
@@ -477,6 +630,11 @@ fn open_bases(config: &Config, namespaces: &Namespaces) -> Result<Vec<Base>> {
         namespaces.run(&node.netns, || open(node.addr))?.doing(Kind::Kernel, what)
     };
     config.nodes.iter().map(of).collect()
+}
+
+fn places(config: &Config) -> Vec<(String, String)> {
+    let place = |i: &super::config::Interface| (config.partitions[i.partition].netns.clone(), i.dev.clone());
+    config.interfaces.iter().map(place).collect()
 }
 
 /// The TUN of each interface, in the order of the config, and the routes of each partition.

@@ -1,5 +1,5 @@
 //! What happens to a packet: the semantics of nested Linux ipip devices (RFC 2003) in one pass, whatever the
-//! depth. A frame and where it was read go in; the frame, its headers changed in place, and one [`Outcome`] come
+//! depth. A frame, the time and where it was read go in; the frame, its headers changed in place, and one [`Outcome`] come
 //! out. It never does I/O, never allocates and never answers a packet: what is rare is punted to the kernel of
 //! the partition.
 //!
@@ -25,11 +25,15 @@ use super::counters::{Count, Counters, Reason};
 use super::fib::{Fib, Lookup};
 use super::frame::Frame;
 use super::protection::Protection;
+use crate::model::Impairment;
 use crate::packet::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View, Malformed, ipv4};
+use crate::shape::{Chance, Nanos, Shaper, Verdict};
 
 /// Arrivals and transmissions of one packet on one base node before it is dropped. Loops end sooner: in one layer by
 /// TTL, of layers by the frame's headroom; this bounds loops in several layers at once.
 const MAX_STEPS: usize = 4096;
+/// Where the losses and jitters of an engine start from.
+const SEED: u64 = 0x7669_6c61_6220_6670;
 
 /// Where a packet was read. Both are indices of [`Config`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub enum Input {
     Tun(usize),
     /// From a base node, base header included.
     Base(usize),
+    /// It was held back at this interface, its network header first, and its time has come.
+    Held(usize),
 }
 
 /// Where a packet goes. The frame holds what to write there.
@@ -49,6 +55,8 @@ pub enum Outcome {
     Deliver(usize),
     /// To the TUN of this interface: the partition's kernel must decide.
     Punt(usize),
+    /// Nowhere yet: it comes back as [`Input::Held`] at that time.
+    Hold { interface: usize, until: Nanos },
     /// Nowhere; it is counted already.
     Drop(Reason),
 }
@@ -59,6 +67,8 @@ enum Step {
     Arrive(usize),
     /// It goes out through this interface, its network header first.
     Transmit(usize),
+    /// The same, and the interface's impairment has had its say.
+    Release(usize),
     Done(Outcome),
 }
 
@@ -102,6 +112,8 @@ struct Interface {
     peer: Option<usize>,
     protection: Option<Box<Protection>>,
     device: Device,
+    /// Where what is sent here is impaired.
+    shaper: Option<Shaper>,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +130,7 @@ pub struct Forwarder {
     partitions: Vec<Partition>,
     interfaces: Vec<Interface>,
     id: u16,
+    chance: Chance,
 }
 
 impl From<Malformed> for Reason {
@@ -151,7 +164,7 @@ impl Forwarder {
                 }
             }
         }
-        Self { nodes, partitions, interfaces, id: 0 }
+        Self { nodes, partitions, interfaces, id: 0, chance: Chance::new(SEED) }
     }
 
     pub fn set_fib(&mut self, partition: usize, fib: Fib) {
@@ -171,6 +184,15 @@ impl Forwarder {
         self.nodes[node].strong_host = on;
     }
 
+    /// What is sent at `interface` from here on.
+    pub fn set_impairment(&mut self, interface: usize, to: Impairment) {
+        let shaper = &mut self.interfaces[interface].shaper;
+        match shaper {
+            Some(shaper) => shaper.change(to),
+            None => *shaper = shaper_for(to),
+        }
+    }
+
     pub fn counters(&mut self, node: usize) -> &mut Counters {
         &mut self.nodes[node].counters
     }
@@ -183,13 +205,20 @@ impl Forwarder {
 
     /// Decides about the packet in `frame` and changes its headers. Drops are counted here; the other outcomes are
     /// the caller's to count, when the kernel has taken the packet.
-    pub fn handle(&mut self, input: Input, frame: &mut Frame) -> Outcome {
-        let (node, event) = match input {
-            Input::Tun(i) => (self.interfaces[i].node, Count::RxTun),
-            Input::Base(node) => (node, Count::RxBase),
+    pub fn handle(&mut self, input: Input, frame: &mut Frame, now: Nanos) -> Outcome {
+        let node = match input {
+            Input::Tun(i) | Input::Held(i) => self.interfaces[i].node,
+            Input::Base(node) => node,
         };
-        self.nodes[node].counters.count(event);
-        match self.walk(input, frame) {
+        match input {
+            Input::Tun(_) => self.nodes[node].counters.count(Count::RxTun),
+            Input::Base(_) => self.nodes[node].counters.count(Count::RxBase),
+            Input::Held(i) => {
+                let shaper = self.interfaces[i].shaper.as_mut();
+                shaper.into_iter().for_each(|s| s.released(frame.len()));
+            }
+        }
+        match self.walk(input, frame, now) {
             Ok(outcome) => outcome,
             Err(reason) => {
                 self.nodes[node].counters.drop(reason);
@@ -198,18 +227,20 @@ impl Forwarder {
         }
     }
 
-    fn walk(&mut self, input: Input, frame: &mut Frame) -> Result<Outcome, Reason> {
+    fn walk(&mut self, input: Input, frame: &mut Frame, now: Nanos) -> Result<Outcome, Reason> {
         let mut step = match input {
             Input::Tun(i) => {
                 checked(frame)?;
                 Step::Transmit(i)
             }
             Input::Base(node) => Step::Arrive(self.open_base(node, frame)?),
+            Input::Held(i) => Step::Release(i),
         };
         for _ in 0..MAX_STEPS {
             step = match step {
                 Step::Arrive(i) => self.arrive(i, frame)?,
-                Step::Transmit(i) => self.transmit(i, frame)?,
+                Step::Transmit(i) => self.hold(i, frame.len(), now)?,
+                Step::Release(i) => self.transmit(i, frame)?,
                 Step::Done(outcome) => return Ok(outcome),
             };
         }
@@ -286,6 +317,22 @@ impl Forwarder {
             && device.up
             && is_unicast(view.src())
             && is_unicast(view.dst())
+    }
+
+    /// A packet of `len` bytes, those of the layers below not counted, is about to go out through interface `i`.
+    fn hold(&mut self, i: usize, len: usize, now: Nanos) -> Result<Step, Reason> {
+        let interface = &mut self.interfaces[i];
+        let (up, node) = (interface.device.up, interface.node);
+        let Some(shaper) = interface.shaper.as_mut().filter(|_| up) else { return Ok(Step::Release(i)) };
+        match shaper.admit(len, now, &mut self.chance) {
+            Verdict::Pass => Ok(Step::Release(i)),
+            Verdict::Hold(until) => {
+                self.nodes[node].counters.count(Count::Shaped);
+                Ok(Step::Done(Outcome::Hold { interface: i, until }))
+            }
+            Verdict::Lost => Err(Reason::ImpairedLoss),
+            Verdict::Overflow => Err(Reason::ShapedOverflow),
+        }
     }
 
     /// A packet goes out through interface `i`: over the base, to the other end on this node, or into the VI below.
@@ -455,7 +502,12 @@ fn interface(config: &Config, index: usize) -> Interface {
         peer,
         protection: this.security.as_ref().map(|s| Box::new(s.into())),
         device: Device { up: false, mtu: this.mtu as usize },
+        shaper: shaper_for(this.impair),
     }
+}
+
+fn shaper_for(to: Impairment) -> Option<Shaper> {
+    (to != Impairment::default()).then(|| Shaper::new(to))
 }
 
 /// Checks the header at the front of the frame, checksum included, and cuts what is beyond its total length.

@@ -4,7 +4,8 @@
 //! dropped increments a counter with a name.
 //!
 //! [`forward`] decides, without I/O; [`fib`] is what the kernel's routes say; [`engine`] moves the packets;
-//! [`control`] reads counters and switches the strong-host rule.
+//! [`control`] reads counters, switches the strong-host rule and changes impairments; `shaped` impairs devices of the
+//! kernel.
 
 pub mod config;
 pub mod control;
@@ -15,6 +16,7 @@ pub mod follow;
 pub mod forward;
 pub mod frame;
 mod protection;
+mod shaped;
 
 pub use config::Config;
 pub use counters::{Count, Counters, Reason};

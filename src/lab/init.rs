@@ -83,6 +83,7 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
         file: job.file,
         dataplanes: job.plan.dataplanes,
         why: job.plan.why,
+        netem: job.plan.netem,
         timings: Timings::new(),
         lab: job.lab,
     };

@@ -32,6 +32,8 @@ pub struct State {
     pub dataplanes: Vec<Dataplane>,
     /// Why that dataplane.
     pub why: String,
+    /// Impairments of the kernel's devices are netem's; else the engine's.
+    pub netem: bool,
     pub timings: Timings,
     pub lab: Lab,
 }

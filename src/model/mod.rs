@@ -5,6 +5,7 @@ pub mod address;
 mod bind;
 mod build;
 mod gateway;
+pub mod impair;
 mod join;
 pub mod names;
 

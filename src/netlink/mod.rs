@@ -4,6 +4,7 @@
 pub mod monitor;
 pub mod request;
 pub mod socket;
+mod tc;
 pub mod xfrm;
 
 pub use request::Request;

@@ -5,14 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::Ipv4Net;
-use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{RouteNextHop, RouteScope, RouteType};
-use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{
     AddressMessageBuilder, LinkIpIp, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
@@ -24,12 +23,6 @@ use crate::plan::Mac;
 /// The outer TTL of every tunnel: fixed, so that what happens below never shows in what rides above. A fixed TTL
 /// also forces DF (`ip_tunnel_update` in Linux).
 const TUNNEL_TTL: u8 = 64;
-const TCA_OPTIONS: u16 = 2;
-const TCA_NETEM_LATENCY64: u16 = 10;
-/// Packets netem holds. The delay is some microseconds, so no lab fills it.
-const NETEM_LIMIT: u32 = 100_000;
-/// netem's first field counts 64 ns ticks (PSCHED_SHIFT 6).
-const PSCHED_SHIFT: u32 = 6;
 
 /// A message and its flags, without NLM_F_REQUEST and NLM_F_ACK.
 #[derive(Debug, Clone)]
@@ -101,6 +94,13 @@ impl Request {
         Self::set_link(LinkUnspec::new_with_index(index).up().build())
     }
 
+    /// Up, with room for this many packets that wait to be sent.
+    #[must_use]
+    pub fn up_with_queue(index: u32, packets: u32) -> Self {
+        let link = LinkUnspec::new_with_index(index).up();
+        Self::set_link(link.append_extra_attribute(LinkAttribute::TxQueueLen(packets)).build())
+    }
+
     #[must_use]
     pub fn down(index: u32) -> Self {
         Self::set_link(LinkUnspec::new_with_index(index).down().build())
@@ -165,16 +165,6 @@ impl Request {
             .kind(RouteType::Unreachable);
         Self::create(RouteNetlinkMessage::NewRoute(route.build()))
     }
-
-    /// netem as the root qdisc: packets leave the device from a timer, not from the call that sent them.
-    #[must_use]
-    pub fn add_netem(index: u32, delay_us: u32) -> Self {
-        let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or(i32::MAX));
-        message.header.parent = TcHandle::ROOT;
-        message.attributes.push(TcAttribute::Kind("netem".into()));
-        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, netem_options(delay_us))));
-        Self::create(RouteNetlinkMessage::NewQueueDiscipline(message))
-    }
 }
 
 /// The default is a queue pair for each possible CPU, which costs memory and time and gains a lab nothing.
@@ -202,32 +192,9 @@ fn next_hop(hop: &NextHop) -> RouteNextHop {
     }
 }
 
-/// `struct tc_netem_qopt` (latency in ticks, limit, loss, gap, duplicate, jitter; u32 each), then one attribute,
-/// the latency as i64 nanoseconds, which the kernel prefers.
-fn netem_options(delay_us: u32) -> Vec<u8> {
-    let nanoseconds = i64::from(delay_us) * 1000;
-    let ticks = u32::try_from(nanoseconds >> PSCHED_SHIFT).unwrap_or(u32::MAX);
-    let mut bytes = Vec::with_capacity(36);
-    for field in [ticks, NETEM_LIMIT, 0, 0, 0, 0] {
-        bytes.extend_from_slice(&field.to_ne_bytes());
-    }
-    bytes.extend_from_slice(&12_u16.to_ne_bytes());
-    bytes.extend_from_slice(&TCA_NETEM_LATENCY64.to_ne_bytes());
-    bytes.extend_from_slice(&nanoseconds.to_ne_bytes());
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn netem_takes_nanoseconds_and_ticks() {
-        let bytes = netem_options(10);
-        assert_eq!(bytes.len(), 36);
-        assert_eq!(bytes[..4], 156_u32.to_ne_bytes());
-        assert_eq!(bytes[28..], 10_000_i64.to_ne_bytes());
-    }
 
     #[test]
     fn a_route_without_gateway_has_link_scope() {

@@ -11,12 +11,14 @@ use serde::Serialize;
 use super::nesting::Nesting;
 use crate::error::{Context, Kind, Result};
 use crate::lab::user;
+use crate::model::Impairment;
 use crate::netlink::{Request, Socket};
 use crate::packet::esp::{Association, FIRST_SPI, Key, Suite};
-use crate::plan::Machine;
+use crate::plan::{Machine, Netem};
 use crate::process;
 
-/// Index that nothing has in a new namespace, `lo` being 1.
+const LO: u32 = 1;
+/// Index that nothing has in a new namespace.
 const INDEX: u32 = 10;
 /// Where FRR's daemons are, outside PATH.
 const FRR: [&str; 3] = ["/usr/lib/frr", "/usr/libexec/frr", "/usr/sbin"];
@@ -38,11 +40,13 @@ fn try_here() -> Result<Machine> {
     let mut socket = Socket::open().doing(Kind::Environment, what)?;
     let remote = [192, 0, 2, 1].into();
     let ipip = socket.execute([Request::add_ipip("try", INDEX, remote, remote)]).is_ok();
-    let netem = socket.execute([Request::add_netem(1, 1)]).is_ok();
+    let netem = socket.execute([Request::set_netem(LO, &Netem::new(&Impairment::default(), true))]).is_ok();
+    let redirect = socket.execute([Request::add_clsact(LO), Request::set_redirect(LO, LO, 1)]).is_ok();
     let tun = crate::sys::tun::create_persistent("trytun").is_ok();
     let nft = process::feed(Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
     let frr = frr_dir().map(|dir| dir.to_string_lossy().into_owned());
-    Ok(Machine { ipip, nft, tun, netem, esp: esp(), frr, one_user: user::is_only_one() })
+    let netem = netem && !without("netem");
+    Ok(Machine { ipip, nft, tun, netem, redirect, esp: esp(), frr, one_user: user::is_only_one() })
 }
 
 /// Whether the kernel takes an association of each suite.
@@ -53,6 +57,12 @@ fn esp() -> bool {
         Request::add_association(src, dst, &Association { spi, suite, key: key.clone() })
     });
     Socket::open_xfrm().is_ok_and(|mut socket| socket.execute(requests).is_ok())
+}
+
+/// Features named in the environment variable `VILAB_WITHOUT`, with commas between them, are taken for missing: to try
+/// what a kernel without them would do.
+fn without(feature: &str) -> bool {
+    std::env::var("VILAB_WITHOUT").is_ok_and(|v| v.split(',').any(|f| f == feature))
 }
 
 /// One thing a lab may need.
@@ -104,12 +114,18 @@ fn namespaces(machine: &Result<Machine>) -> Finding {
     }
 }
 
-fn dataplanes(machine: &Machine) -> [Finding; 5] {
+fn dataplanes(machine: &Machine) -> [Finding; 6] {
     [
         of_kernel("TUN", machine.tun, "the fastpath dataplane", module("tun")),
         of_kernel("ipip", machine.ipip, "the kernel dataplane", module("ipip")),
         of_kernel("nftables", machine.nft, "the kernel dataplane's strong host rules", nft_fix()),
-        of_kernel("netem", machine.netem, "the kernel dataplane's deep nesting", module("sch_netem")),
+        of_kernel(
+            "netem",
+            machine.netem,
+            "deep nesting of the kernel dataplane, impairments",
+            module("sch_netem"),
+        ),
+        of_kernel("redirect", machine.redirect, "impairments without netem", module("act_mirred")),
         of_kernel("ESP", machine.esp, "the kernel dataplane's security of links", module("esp4")),
     ]
 }

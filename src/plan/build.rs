@@ -9,13 +9,13 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::gateways::gateways;
-use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, routing, security};
+use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, routing, security};
 use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
-use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
+use crate::fastpath::config::{BaseNode, Below, Interface, Partition, ShapedDevice};
 use crate::model::{
-    App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, GATEWAYS, Impairment, Lab, Link, Network, Node,
-    NodeId, Routing, names,
+    App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, GATEWAYS, Lab, Link, NetId, Network, Node, NodeId,
+    Routing, TestKind, names,
 };
 use crate::routing::{Rib, Route};
 
@@ -24,8 +24,6 @@ const HEADER: u32 = 20;
 /// Nested tunnels that every kernel carries without a break: Linux gained a limit of 4 nested transmissions in
 /// 2026, of which the plainest device takes one.
 const UNBROKEN_NESTING: usize = 3;
-/// The shortest delay: the packet leaves the calling context, which is all a break is for.
-const BREAK_US: u32 = 1;
 /// What `security:` needs of the kernel.
 const ESP: &str = "ESP, which protects links: xfrm with esp4, gcm(aes) and authenc";
 
@@ -76,12 +74,22 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     for network in planner.by_depth() {
         stages.push(Stage { name: format!("VI {}", network.name), ops: planner.vi(network) });
     }
-    let fastpath = dataplanes.contains(&Dataplane::Fastpath).then(|| planner.fastpath());
-    let fastpath = fastpath.filter(|c| !c.interfaces.is_empty());
+    let fastpath = planner.fastpath();
+    let can_shape = machine.redirect && machine.tun;
+    if !(fastpath.devices.is_empty() || can_shape) {
+        return Err(Error::environment("this machine cannot impair the links of this lab")
+            .because(
+                "it has neither netem nor what redirects packets to a program (clsact, cls_bpf, mirred, TUN)",
+            )
+            .hint("`vilab doctor` says what to load"));
+    }
+    let engine = !(fastpath.interfaces.is_empty() && fastpath.devices.is_empty()) || planner.shapes_later();
+    let fastpath = engine.then_some(fastpath);
     let views = lab.nodes().map(|n| (n.netns.clone(), planner.view(n))).collect();
     let daemons = lab.nodes().map(|n| routing::services(lab, n.id, machine)).collect::<Result<Vec<_>>>()?;
     let apps = lab.apps.iter().map(|a| app(lab, a)).collect();
-    Ok(Plan { dataplanes, why, stages, fastpath, views, services: daemons.concat(), apps })
+    let (netem, services) = (machine.netem, daemons.concat());
+    Ok(Plan { dataplanes, why, netem, stages, fastpath, views, services, apps })
 }
 
 /// All routes of one node that vilab writes, connected ones included where the kernel does not make them: what has to
@@ -131,12 +139,8 @@ fn mac(end: EndId) -> Mac {
 /// What the language has and this version does not carry out.
 fn refuse_unsupported(lab: &Lab) -> Result<()> {
     let not_yet = |what: &str| Err(Error::new(Kind::LabFile, format!("{what} is not supported yet")));
-    let links = || lab.networks.iter().flat_map(|n| &n.links);
     if lab.networks[1..].iter().any(|n| n.routing == Routing::Isis) {
         return not_yet("`isis` in a Virtual Internet");
-    }
-    if links().any(|l| l.impair != [Impairment::default(); 2]) {
-        return not_yet("an impairment of a link");
     }
     Ok(())
 }
@@ -208,6 +212,11 @@ fn protected(lab: &Lab) -> impl Iterator<Item = &Link> {
 fn kernel_protects(lab: &Lab, dataplanes: &[Dataplane]) -> bool {
     let ends = protected(lab).flat_map(|l| &l.ends);
     ends.into_iter().any(|e| dataplanes[lab.node(e.node).base.index] == Dataplane::Kernel)
+}
+
+/// Whether the tunnels of a network take the packet out of the calling context: those of every odd layer of a deep lab.
+pub(super) fn needs_break(lab: &Lab, net: NetId) -> bool {
+    needs_breaks(lab) && lab.net(net).depth % 2 == 1
 }
 
 fn needs_breaks(lab: &Lab) -> bool {
@@ -289,6 +298,7 @@ impl<'a> Planner<'a> {
             });
             let macs = [0, 1].map(|side| mac(EndId { link: link.id, side }));
             ops.push(Op::AddVeth { a, b, macs, mtu: link.mtu });
+            ops.extend((0..2).filter_map(|side| self.netem(link, side)));
         }
         for node in &base.nodes {
             ops.extend(self.addresses(node));
@@ -297,6 +307,46 @@ impl<'a> Planner<'a> {
             ops.extend(self.silence(node));
         }
         ops
+    }
+
+    /// Where a link is impaired or must break nesting, and the kernel does that.
+    fn netem(&self, link: &Link, side: usize) -> Option<Op> {
+        let (to, end) = (&link.impair[side], EndId { link: link.id, side });
+        let needed = !to.is_none() || (link.id.net != BASE && needs_break(self.lab, link.id.net));
+        match super::way(self.lab, self.dataplanes, self.machine.netem, end, to) {
+            Way::Netem { ns, dev, netem } if needed => Some(Op::AddNetem { ns, dev, netem }),
+            Way::Netem { .. } | Way::Interface { .. } | Way::Device { .. } => None,
+        }
+    }
+
+    /// Devices that the engine impairs because the kernel does not.
+    fn shaped_devices(&self) -> Vec<ShapedDevice> {
+        let links = self.lab.networks.iter().flat_map(|n| &n.links);
+        let ends =
+            links.flat_map(|link| (0..2).map(move |side| (link.impair[side], EndId { link: link.id, side })));
+        ends.filter(|(to, _)| !to.is_none())
+            .filter_map(|(impair, end)| {
+                match super::way(self.lab, self.dataplanes, self.machine.netem, end, &impair) {
+                    Way::Device { node, ns, dev, ethernet } => {
+                        Some(ShapedDevice { node, netns: ns, dev, ethernet, impair })
+                    }
+                    Way::Netem { .. } | Way::Interface { .. } => None,
+                }
+            })
+            .collect()
+    }
+
+    /// Whether a test impairs a device of the kernel by way of the engine.
+    fn shapes_later(&self) -> bool {
+        let impaired = self.lab.tests.iter().filter_map(|test| {
+            if let TestKind::Impair { link, to } = &test.kind { Some((*link, to)) } else { None }
+        });
+        let mut ways = impaired.flat_map(|(link, to)| {
+            [0, 1].map(|side| {
+                super::way(self.lab, self.dataplanes, self.machine.netem, EndId { link, side }, &to[side])
+            })
+        });
+        ways.any(|way| matches!(way, Way::Device { .. }))
     }
 
     /// A kernel with ipip answers tunnel packets that are none of its own with port unreachable, although the fast
@@ -373,7 +423,7 @@ impl<'a> Planner<'a> {
         let mut ops: Vec<Op> = network.links.iter().flat_map(|link| self.security(link)).collect();
         for link in &network.links {
             for side in 0..2 {
-                ops.extend(self.link_end(network, link, side));
+                ops.extend(self.link_end(link, side));
             }
         }
         for node in &network.nodes {
@@ -399,7 +449,7 @@ impl<'a> Planner<'a> {
         ops
     }
 
-    fn link_end(&self, network: &Network, link: &Link, side: usize) -> Vec<Op> {
+    fn link_end(&self, link: &Link, side: usize) -> Vec<Op> {
         let end = &link.ends[side];
         let node = self.lab.node(end.node);
         let (ns, dev) = (node.netns.clone(), end.dev.clone());
@@ -415,9 +465,7 @@ impl<'a> Planner<'a> {
         let made = self.made_as(link, side);
         ops.push(Op::AddIpip { ns: below.clone(), dev: made.clone(), local, remote });
         ops.push(Op::MoveLink { ns: below, dev: made, to: ns.clone(), name: dev.clone() });
-        if needs_breaks(self.lab) && network.depth % 2 == 1 {
-            ops.push(Op::AddBreak { ns, dev, delay_us: BREAK_US });
-        }
+        ops.extend(self.netem(link, side));
         ops.push(up);
         ops
     }
@@ -483,6 +531,7 @@ impl<'a> Planner<'a> {
                 config.interfaces.extend(ends);
             }
         }
+        config.devices = self.shaped_devices();
         config
     }
 
@@ -502,6 +551,7 @@ impl<'a> Planner<'a> {
             remote: far.link_addr?,
             below,
             security: security::of_end(self.lab, link, side),
+            impair: link.impair[side],
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod build;
 mod gateways;
+mod impair;
 mod routing;
 pub mod security;
 mod text;
@@ -14,6 +15,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use build::{build, routes};
+pub use impair::{Netem, Way, way};
 
 use crate::fastpath::Config;
 use crate::model::{Dataplane, Ready, Restart};
@@ -37,6 +39,8 @@ pub struct Machine {
     pub frr: Option<String>,
     /// The lab runs in a user namespace with one id.
     pub one_user: bool,
+    /// What leaves a device can be redirected to another: clsact, cls_bpf and mirred.
+    pub redirect: bool,
 }
 
 /// Everything `up` does to the kernel, in order, and what runs beside it.
@@ -46,6 +50,8 @@ pub struct Plan {
     pub dataplanes: Vec<Dataplane>,
     /// Why that dataplane, in one sentence.
     pub why: String,
+    /// Impairments of the kernel's devices are netem's; else the engine's.
+    pub netem: bool,
     pub stages: Vec<Stage>,
     /// The userspace fast path, where a base node uses it.
     pub fastpath: Option<Config>,
@@ -174,11 +180,11 @@ pub enum Op {
         dev: String,
         mtu: u32,
     },
-    /// netem with this delay as root qdisc: breaks the kernel's limit on nested tunnels.
-    AddBreak {
+    /// netem as root qdisc: impairs what leaves the device, or breaks the kernel's limit on nested tunnels.
+    AddNetem {
         ns: String,
         dev: String,
-        delay_us: u32,
+        netem: Netem,
     },
     AddRoute {
         ns: String,

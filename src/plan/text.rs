@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use super::{Direction, Hop, Op, Plan};
+use super::{Direction, Hop, Netem, Op, Plan};
+use crate::model::impair;
 use crate::packet::esp::{Association, ICV_LEN, WINDOW};
 
 impl fmt::Display for Op {
@@ -47,9 +48,7 @@ impl fmt::Display for Op {
             Self::SetUp { ns, dev, mtu } => {
                 write!(f, "ip -n {ns} link set dev {dev} mtu {mtu} multicast on up")
             }
-            Self::AddBreak { ns, dev, delay_us } => {
-                write!(f, "tc -n {ns} qdisc add dev {dev} root netem delay {delay_us}us limit 10000")
-            }
+            Self::AddNetem { ns, dev, netem } => write!(f, "tc -n {ns} qdisc replace dev {dev} root {netem}"),
             Self::AddRoute { ns, prefix, hops, src } => {
                 write!(f, "ip -n {ns} route add {prefix} proto static")?;
                 route_hops(f, hops, src.map(|s| format!(" src {s}")).unwrap_or_default())
@@ -76,6 +75,27 @@ impl fmt::Display for Op {
             Self::AddRuleset { ns, text } => {
                 write!(f, "ip netns exec {ns} nft -f - <<'NFT'\n{text}NFT")
             }
+        }
+    }
+}
+
+/// As tc(8) takes it.
+impl fmt::Display for Netem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "netem limit {}", self.limit)?;
+        if self.delay_us > 0 {
+            write!(f, " delay {}", impair::duration(self.delay_us))?;
+        }
+        if self.jitter_us > 0 {
+            write!(f, " {}", impair::duration(self.jitter_us))?;
+        }
+        if self.loss_ppm > 0 {
+            write!(f, " loss {}", impair::share(self.loss_ppm))?;
+        }
+        match self.rate_bps {
+            Some(bps) if self.overhead != 0 => write!(f, " rate {bps}bit {}", self.overhead),
+            Some(bps) => write!(f, " rate {bps}bit"),
+            None => Ok(()),
         }
     }
 }

@@ -154,6 +154,54 @@ impl AsFd for Capture {
     }
 }
 
+/// Sends frames out of one device, each with a mark. It receives nothing.
+#[derive(Debug)]
+pub struct Injector {
+    fd: OwnedFd,
+    to: libc::sockaddr_ll,
+}
+
+impl Injector {
+    /// Through device `index`: whole frames where it is an Ethernet device, else bare IPv4 packets.
+    ///
+    /// # Errors
+    /// What the kernel says, `EPERM` without `CAP_NET_RAW`.
+    pub fn open(index: u32, ethernet: bool, mark: u32) -> io::Result<Self> {
+        let kind = if ethernet { SockType::Raw } else { SockType::Datagram };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Packet, kind, flags, None)?;
+        setsockopt(&fd, sockopt::Mark, &mark)?;
+        set_buffers(fd.as_fd(), QUEUE_BYTES)?;
+        Ok(Self { fd, to: link_address(index, ethernet)? })
+    }
+
+    /// # Errors
+    /// What the kernel says.
+    #[expect(unsafe_code, reason = "nix cannot make a link-layer address")]
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
+        let (bytes, to) = (frame.as_ptr().cast(), (&raw const self.to).cast());
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: `frame` and `to` live through the call, with their lengths, and the kernel only reads them.
+        let sent = unsafe { libc::sendto(fd, bytes, frame.len(), libc::MSG_DONTWAIT, to, length) };
+        Errno::result(sent)?;
+        Ok(())
+    }
+}
+
+/// A device; what the packet is, frames of Ethernet say themselves.
+#[expect(unsafe_code, reason = "the address has no constructor")]
+fn link_address(index: u32, ethernet: bool) -> io::Result<libc::sockaddr_ll> {
+    // SAFETY: a link-layer address is integers and an array of integers, valid when all zero.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+    if !ethernet {
+        address.sll_protocol = u16::try_from(libc::ETH_P_IP).map_err(io::Error::other)?.to_be();
+    }
+    Ok(address)
+}
+
 fn raw(protocol: SockProtocol) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Inet, SockType::Raw, flags, protocol)?;

@@ -33,14 +33,26 @@ pub fn create_persistent(name: &str) -> io::Result<()> {
 /// # Errors
 /// If the name is longer than [`MAX_NAME`], the device is in use, or the kernel refuses.
 pub fn attach(name: &str) -> io::Result<OwnedFd> {
+    open(name, libc::IFF_TUN)
+}
+
+/// The same for a TAP device: packets have Ethernet headers.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_tap(name: &str) -> io::Result<OwnedFd> {
+    open(name, libc::IFF_TAP)
+}
+
+fn open(name: &str, kind: libc::c_int) -> io::Result<OwnedFd> {
     let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
-    let ifreq = named(name)?;
+    let ifreq = named(name, kind)?;
     // SAFETY: `ifreq` is a valid interface request that lives through the call.
     unsafe { request::set_iff(file.as_raw_fd(), &raw const ifreq) }?;
     Ok(file.into())
 }
 
-fn named(name: &str) -> io::Result<libc::ifreq> {
+fn named(name: &str, kind: libc::c_int) -> io::Result<libc::ifreq> {
     if name.len() > MAX_NAME || name.is_empty() || name.contains('%') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no device name: {name:?}")));
     }
@@ -49,7 +61,7 @@ fn named(name: &str) -> io::Result<libc::ifreq> {
     for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI;
+    let flags = kind | libc::IFF_NO_PI;
     ifreq.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
     Ok(ifreq)
 }

@@ -103,6 +103,7 @@ impl Chain {
             remote,
             below,
             security: None,
+            impair: Impairment::default(),
         });
     }
 
@@ -156,7 +157,7 @@ impl Chain {
         let mut input = Input::Tun(self.interface(self.top().0, 0, 1));
         let mut sent = Vec::new();
         loop {
-            let outcome = self.forwarder.handle(input, &mut frame);
+            let outcome = self.forwarder.handle(input, &mut frame, 0);
             let Outcome::Send { node, to } = outcome else {
                 return (sent, outcome, frame.packet().to_vec());
             };
@@ -171,8 +172,32 @@ impl Chain {
     fn give(&mut self, input: Input, bytes: &[u8]) -> (Outcome, Vec<u8>) {
         let mut frame = Frame::new();
         frame.copy_from(bytes);
-        let outcome = self.forwarder.handle(input, &mut frame);
+        let outcome = self.forwarder.handle(input, &mut frame, 0);
         (outcome, frame.packet().to_vec())
+    }
+}
+
+impl Chain {
+    /// As [`Chain::walk`], with a clock: what is held waits. When it ended, and the interfaces that held it.
+    fn travel(&mut self, packet: &[u8]) -> (Outcome, Nanos, Vec<usize>) {
+        let mut frame = Frame::new();
+        frame.copy_from(packet);
+        let (mut input, mut now, mut held) = (Input::Tun(self.interface(self.top().0, 0, 1)), 0, Vec::new());
+        loop {
+            input = match self.forwarder.handle(input, &mut frame, now) {
+                Outcome::Hold { interface, until } => {
+                    now = until;
+                    held.push(interface);
+                    Input::Held(interface)
+                }
+                Outcome::Send { to, .. } => {
+                    let bytes = frame.packet().to_vec();
+                    frame.copy_from(&bytes);
+                    Input::Base(self.config.nodes.iter().position(|n| n.addr == to).unwrap())
+                }
+                end @ (Outcome::Deliver(_) | Outcome::Punt(_) | Outcome::Drop(_)) => return (end, now, held),
+            };
+        }
     }
 }
 
@@ -529,4 +554,72 @@ fn check_counted(bytes: &[u8], input: Input) {
     if matches!(outcome, Outcome::Send { .. }) {
         assert!(Ipv4Repr::parse(&after).is_ok());
     }
+}
+
+/// A VI of two nodes on the ends of one of three.
+fn stacked() -> Chain {
+    Chain::new(3, &[&[0, 1, 2], &[0, 2]])
+}
+
+fn delay(delay_us: u64) -> Impairment {
+    Impairment { delay_us, ..Impairment::default() }
+}
+
+#[test]
+fn impairments_of_all_layers_add_up_where_a_packet_passes() {
+    let mut chain = stacked();
+    let (level, last) = chain.top();
+    let upper = chain.interface(level, 0, 1);
+    let lower = chain.interface(1, 0, 1);
+    chain.forwarder.set_impairment(upper, delay(3_000));
+    chain.forwarder.set_impairment(lower, delay(20_000));
+    let (outcome, now, held) = chain.travel(&first_to_last(&chain));
+    assert_eq!(outcome, Outcome::Deliver(chain.interface(level, last, last - 1)));
+    assert_eq!((now, held), (23_000_000, vec![upper, lower]));
+    assert_eq!(chain.forwarder.counters(0).counts(Count::Shaped), 2);
+    // The way back is another direction.
+    let back = chain.interface(level, 1, 0);
+    assert!(chain.forwarder.interfaces[back].shaper.is_none());
+}
+
+#[test]
+fn an_impaired_link_inside_a_base_node_holds_too() {
+    let mut chain = Chain::new(1, &[&[0, 0]]);
+    let first = chain.interface(1, 0, 1);
+    chain.forwarder.set_impairment(first, delay(1_000));
+    let (outcome, now, held) = chain.travel(&first_to_last(&chain));
+    assert_eq!((outcome, now, held), (Outcome::Deliver(chain.interface(1, 1, 0)), 1_000_000, vec![first]));
+}
+
+#[test]
+fn rate_counts_the_bytes_of_the_packet_on_that_link() {
+    let mut chain = line();
+    let packet = first_to_last(&chain);
+    chain.forwarder.set_impairment(0, Impairment { rate_bps: Some(8_000), ..Impairment::default() });
+    let (_, now, _) = chain.travel(&packet);
+    assert_eq!(now, packet.len() as u64 * 1_000_000);
+}
+
+#[test]
+fn what_an_impairment_loses_is_counted() {
+    let mut chain = line();
+    chain.forwarder.set_impairment(0, Impairment { loss_ppm: 1_000_000, ..Impairment::default() });
+    let (outcome, _, _) = chain.travel(&first_to_last(&chain));
+    assert_eq!(outcome, Outcome::Drop(Reason::ImpairedLoss));
+    assert_eq!(chain.forwarder.counters(0).drops(Reason::ImpairedLoss), 1);
+    chain.forwarder.set_impairment(0, Impairment::default());
+    let (outcome, now, held) = chain.travel(&first_to_last(&chain));
+    assert!(matches!(outcome, Outcome::Deliver(_)));
+    assert_eq!((now, held), (0, Vec::new()));
+}
+
+#[test]
+fn a_link_that_goes_down_loses_what_it_holds() {
+    let mut chain = line();
+    chain.forwarder.set_impairment(0, delay(1_000));
+    let packet = first_to_last(&chain);
+    let (outcome, held) = chain.give(Input::Tun(0), &packet);
+    assert_eq!(outcome, Outcome::Hold { interface: 0, until: 1_000_000 });
+    chain.forwarder.set_device(0, Device { up: false, mtu: 1500 });
+    assert_eq!(chain.give(Input::Held(0), &held).0, Outcome::Drop(Reason::LinkDown));
 }

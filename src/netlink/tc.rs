@@ -1,0 +1,185 @@
+//! Requests of traffic control, a constructor each. Indices and parameters go in, one message with its flags comes
+//! out. It never sends.
+
+use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+
+use super::request::Request;
+use crate::plan::Netem;
+
+const TCA_OPTIONS: u16 = 2;
+const TCA_NETEM_RATE: u16 = 6;
+const TCA_NETEM_RATE64: u16 = 8;
+const TCA_NETEM_LATENCY64: u16 = 10;
+const TCA_NETEM_JITTER64: u16 = 11;
+/// netem's first fields count 64 ns ticks (PSCHED_SHIFT 6).
+const PSCHED_SHIFT: u32 = 6;
+
+/// `TC_H_CLSACT` and its egress hook, `TC_H_MIN_EGRESS`.
+const CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
+const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
+/// Our filter among those of the hook; a user's own with lower numbers come first.
+const PRIORITY: u16 = 0xff00;
+const ETH_P_ALL: u16 = 3;
+
+const TCA_BPF_ACT: u16 = 1;
+const TCA_BPF_OPS_LEN: u16 = 4;
+const TCA_BPF_OPS: u16 = 5;
+const FIRST_ACTION: u16 = 1;
+const TCA_ACT_KIND: u16 = 1;
+const TCA_ACT_OPTIONS: u16 = 2;
+const TCA_MIRRED_PARMS: u16 = 2;
+const TC_ACT_STOLEN: u32 = 4;
+const TCA_EGRESS_REDIR: u32 = 1;
+
+impl Request {
+    /// netem as the root qdisc, in place of the one that is there.
+    #[must_use]
+    pub fn set_netem(index: u32, netem: &Netem) -> Self {
+        qdisc(index, TcHandle::ROOT, "netem", Some(netem_options(netem)))
+    }
+
+    /// The hooks for filters that see what enters and leaves a device.
+    #[must_use]
+    pub fn add_clsact(index: u32) -> Self {
+        qdisc(index, CLSACT, "clsact", None)
+    }
+
+    /// What leaves device `index` goes to device `to` instead, unless it bears `mark`.
+    #[must_use]
+    pub fn set_redirect(index: u32, to: u32, mark: u32) -> Self {
+        let mut message = filter(index);
+        message.attributes.push(TcAttribute::Kind("bpf".into()));
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, redirect_options(to, mark))));
+        Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_REPLACE }
+    }
+
+    /// Undoes [`Request::set_redirect`].
+    #[must_use]
+    pub fn del_redirect(index: u32) -> Self {
+        Self { message: RouteNetlinkMessage::DelTrafficFilter(filter(index)), flags: 0 }
+    }
+}
+
+fn qdisc(index: u32, parent: TcHandle, kind: &str, options: Option<Vec<u8>>) -> Request {
+    let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or(i32::MAX));
+    message.header.parent = parent;
+    if parent == CLSACT {
+        message.header.handle = TcHandle { major: CLSACT.major, minor: 0 };
+    }
+    message.attributes.push(TcAttribute::Kind(kind.into()));
+    let options = options.map(|bytes| TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, bytes)));
+    message.attributes.extend(options);
+    Request { message: RouteNetlinkMessage::NewQueueDiscipline(message), flags: NLM_F_CREATE | NLM_F_REPLACE }
+}
+
+fn filter(index: u32) -> TcMessage {
+    let mut message = TcMessage::with_index(i32::try_from(index).unwrap_or(i32::MAX));
+    message.header.parent = EGRESS;
+    message.header.handle = TcHandle { major: 0, minor: 1 };
+    message.header.info = u32::from(PRIORITY) << 16 | u32::from(ETH_P_ALL.to_be());
+    message
+}
+
+/// `struct tc_netem_qopt` (latency in ticks, limit, loss of 2^32, gap, duplicate, jitter in ticks; u32 each), then
+/// attributes: latency and jitter as i64 nanoseconds, which the kernel prefers, and the rate.
+fn netem_options(netem: &Netem) -> Vec<u8> {
+    let nanoseconds = |us: u64| i64::try_from(us * 1000).unwrap_or(i64::MAX);
+    let ticks = |us: u64| u32::try_from((us * 1000) >> PSCHED_SHIFT).unwrap_or(u32::MAX);
+    let loss = u64::from(u32::MAX) * u64::from(netem.loss_ppm) / 1_000_000;
+    let loss = u32::try_from(loss).unwrap_or(u32::MAX);
+    let mut bytes = Vec::with_capacity(96);
+    for field in [ticks(netem.delay_us), netem.limit, loss, 0, 0, ticks(netem.jitter_us)] {
+        bytes.extend_from_slice(&field.to_ne_bytes());
+    }
+    attribute(&mut bytes, TCA_NETEM_LATENCY64, &nanoseconds(netem.delay_us).to_ne_bytes());
+    attribute(&mut bytes, TCA_NETEM_JITTER64, &nanoseconds(netem.jitter_us).to_ne_bytes());
+    if let Some(bps) = netem.rate_bps {
+        rate(&mut bytes, (bps / 8).max(1), netem.overhead);
+    }
+    bytes
+}
+
+/// `struct tc_netem_rate` (bytes a second, overhead of a packet, cell size, overhead of a cell), and the rate again
+/// where 32 bits are too few.
+fn rate(bytes: &mut Vec<u8>, rate: u64, overhead: i32) {
+    let short = u32::try_from(rate).unwrap_or(u32::MAX);
+    if short == u32::MAX {
+        attribute(bytes, TCA_NETEM_RATE64, &rate.to_ne_bytes());
+    }
+    let fields = [short.to_ne_bytes(), overhead.to_ne_bytes(), [0; 4], [0; 4]];
+    attribute(bytes, TCA_NETEM_RATE, &fields.concat());
+}
+
+/// A program of classic BPF that takes all but what bears the mark, and the action for what it takes.
+fn redirect_options(to: u32, mark: u32) -> Vec<u8> {
+    let ancillary_mark = (libc::SKF_AD_OFF + libc::SKF_AD_MARK).cast_unsigned();
+    // Load the mark; if it is ours, take nothing; else take the packet.
+    let program = [
+        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, ancillary_mark),
+        (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, mark),
+        (libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        (libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let mut code = Vec::new();
+    for (operation, yes, no, operand) in program {
+        code.extend_from_slice(&u16::try_from(operation).unwrap_or(0).to_ne_bytes());
+        code.extend_from_slice(&[yes, no]);
+        code.extend_from_slice(&operand.to_ne_bytes());
+    }
+    // `struct tc_mirred`: index, capabilities, action, two counts, what to do, where.
+    let mirred = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to].map(u32::to_ne_bytes).concat();
+    let options = nested(&[(TCA_MIRRED_PARMS, &mirred)]);
+    let action = nested(&[(TCA_ACT_KIND, b"mirred\0"), (TCA_ACT_OPTIONS, &options)]);
+    let length = u16::try_from(program.len()).unwrap_or(0).to_ne_bytes();
+    nested(&[
+        (TCA_BPF_OPS_LEN, &length),
+        (TCA_BPF_OPS, &code),
+        (TCA_BPF_ACT, &nested(&[(FIRST_ACTION, &action)])),
+    ])
+}
+
+fn nested(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    attributes.iter().for_each(|(kind, value)| attribute(&mut bytes, *kind, value));
+    bytes
+}
+
+/// One netlink attribute, padded to four bytes.
+fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    bytes.extend_from_slice(&length.to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn netem(rate_bps: Option<u64>) -> Netem {
+        Netem { delay_us: 10, jitter_us: 0, loss_ppm: 500_000, rate_bps, overhead: -14, limit: 7 }
+    }
+
+    #[test]
+    fn netem_takes_nanoseconds_and_ticks() {
+        let bytes = netem_options(&netem(None));
+        assert_eq!(bytes.len(), 24 + 12 + 12);
+        assert_eq!(bytes[..4], 156_u32.to_ne_bytes());
+        assert_eq!(bytes[4..8], 7_u32.to_ne_bytes());
+        assert_eq!(bytes[8..12], (u32::MAX / 2).to_ne_bytes());
+        assert_eq!(bytes[28..36], 10_000_i64.to_ne_bytes());
+    }
+
+    #[test]
+    fn rates_beyond_32_bits_are_given_twice() {
+        let (slow, fast) =
+            (netem_options(&netem(Some(64_000))), netem_options(&netem(Some(100_000_000_000))));
+        assert_eq!(fast.len(), slow.len() + 12);
+        assert_eq!(slow[52..56], 8_000_u32.to_ne_bytes());
+        assert_eq!(slow[56..60], (-14_i32).to_ne_bytes());
+        assert_eq!(fast[52..60], 12_500_000_000_u64.to_ne_bytes());
+    }
+}

@@ -1,0 +1,90 @@
+//! Who carries out the impairment of each end of a link, and how. A lab, its dataplanes and whether the machine has
+//! netem go in; a [`Way`] comes out. It never touches the kernel.
+
+use serde::{Deserialize, Serialize};
+
+use super::build::needs_break;
+use crate::model::{BASE, Dataplane, EndId, Impairment, Lab};
+use crate::shape;
+
+/// The shortest delay: the packet leaves the calling context, which is all a break is for.
+const BREAK_US: u64 = 1;
+/// A rate that takes nobody's time and yet makes netem keep the order of packets: without one, jitter lets them pass
+/// each other.
+const IN_ORDER_BPS: u64 = 1_000_000_000_000;
+/// An Ethernet header, which the rate of a link does not count.
+const ETHERNET: i32 = 14;
+
+/// The parameters of a netem qdisc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Netem {
+    pub delay_us: u64,
+    pub jitter_us: u64,
+    pub loss_ppm: u32,
+    pub rate_bps: Option<u64>,
+    /// Bytes added to the length of each packet for the rate.
+    pub overhead: i32,
+    /// Packets held at most.
+    pub limit: u32,
+}
+
+impl Netem {
+    /// On a device whose packets have Ethernet headers or not.
+    #[must_use]
+    pub fn new(to: &Impairment, ethernet: bool) -> Self {
+        let Impairment { delay_us, jitter_us, loss_ppm, rate_bps } = *to;
+        let rate_bps = rate_bps.or((jitter_us > 0).then_some(IN_ORDER_BPS));
+        let overhead = if ethernet { -ETHERNET } else { 0 };
+        Self { delay_us, jitter_us, loss_ppm, rate_bps, overhead, limit: shape::limit(to) }
+    }
+
+    /// The same, with a delay at any rate, so that what nests below starts anew.
+    #[must_use]
+    pub fn with_break(self) -> Self {
+        Self { delay_us: self.delay_us.max(BREAK_US), ..self }
+    }
+}
+
+/// Who impairs what leaves an end of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// The kernel, by a root qdisc.
+    Netem { ns: String, dev: String, netem: Netem },
+    /// The engine, as part of forwarding.
+    Interface { ns: String, dev: String },
+    /// The engine, from outside the device.
+    Device { node: String, ns: String, dev: String, ethernet: bool },
+}
+
+/// Who carries out `to` for what leaves `end`.
+#[must_use]
+pub fn way(lab: &Lab, dataplanes: &[Dataplane], netem: bool, end: EndId, to: &Impairment) -> Way {
+    let node = lab.node(lab.end(end).node);
+    let (ns, dev) = (node.netns.clone(), lab.end(end).dev.clone());
+    let ethernet = end.link.net == BASE;
+    if !ethernet && dataplanes.get(node.base.index) == Some(&Dataplane::Fastpath) {
+        return Way::Interface { ns, dev };
+    }
+    if !netem {
+        return Way::Device { node: lab.node(node.base).name.clone(), ns, dev, ethernet };
+    }
+    let plain = Netem::new(to, ethernet);
+    let breaks = !ethernet && needs_break(lab, end.link.net);
+    Way::Netem { ns, dev, netem: if breaks { plain.with_break() } else { plain } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netem_keeps_order_and_leaves_ethernet_headers_out() {
+        let to = Impairment { delay_us: 9_000, jitter_us: 1_000, ..Impairment::default() };
+        let netem = Netem::new(&to, true);
+        assert_eq!((netem.rate_bps, netem.overhead), (Some(IN_ORDER_BPS), -14));
+        let plain = Netem::new(&Impairment { jitter_us: 0, ..to }, false);
+        assert_eq!((plain.rate_bps, plain.overhead), (None, 0));
+        assert_eq!(plain.with_break(), plain);
+        assert_eq!(Netem::new(&Impairment::default(), false).with_break().delay_us, 1);
+    }
+}
