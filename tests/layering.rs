@@ -23,7 +23,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
         "observe",
         &[
             "error", "fastpath", "lab", "model", "netlink", "observe", "packet", "plan", "process",
-            "routing", "sys",
+            "routing", "shape", "sys",
         ],
     ),
     ("cli", &["*"]),

@@ -9,14 +9,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Context;
+use super::patience::Ways;
 use super::probe::{Mark, PAYLOAD};
 use super::wire::{self, ECHO};
 use crate::error::{Context as _, Kind, Result};
 use crate::model::NodeId;
 use crate::packet::Ipv4Repr;
+use crate::routing::Journeys;
 use crate::sys::packet_socket::IcmpSocket;
 
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: u32 = 4;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Hears the echo requests that are delivered to a node.
@@ -115,10 +117,11 @@ pub(crate) struct Flight {
 pub(crate) fn fly(ctx: &Context<'_>, from: NodeId, to: NodeId, dst: Ipv4Addr) -> Result<Flight> {
     let (sender, listener) = (open(ctx, from, &[])?, Listener::open(ctx, to)?);
     let mut flight = Flight { mark: Mark::fresh(), attempts: 0, unsent: None, arrived: None };
-    for number in 0..ATTEMPTS {
+    let ways = Ways::of(Journeys::new(ctx.lab, ctx.rib).one_way(from, dst));
+    for number in 0..ways.attempts(ATTEMPTS, 1) as usize {
         flight.attempts = number + 1;
         flight.unsent = sender.send(dst, &flight.mark.message(number, PAYLOAD)).err();
-        let patience = if flight.unsent.is_some() { PATIENCE / 10 } else { PATIENCE };
+        let patience = if flight.unsent.is_some() { PATIENCE / 10 } else { PATIENCE + ways.time() };
         if let Some(header) = listener.wait(flight.mark, number, Instant::now() + patience)? {
             flight.arrived = Some(Arrived { number, header });
             break;

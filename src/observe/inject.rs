@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::arrival::{self, Listener};
 use super::counters::{self, RuleOff};
+use super::patience::Ways;
 use super::probe::{Mark, PAYLOAD};
 use super::runner::Verdict;
 use super::wire;
@@ -66,7 +67,9 @@ fn observe(ctx: &Context<'_>, asked: &Injection<'_>, receiver: NodeId) -> Result
     let count = || asked.by.map_or(Ok(0), |by| counters::counter(ctx, receiver, by));
     let before = count()?;
     let mark = send(ctx, asked)?;
-    let end = Instant::now() + PATIENCE;
+    let base = ctx.lab.node(asked.to).base;
+    let way = Ways::there_and_back(ctx, [(asked.at, base), (base, receiver)]);
+    let end = Instant::now() + PATIENCE + way.time();
     let mut outcome = Outcome { delivered: false, counted: 0 };
     while !outcome.delivered && outcome.counted == 0 && Instant::now() < end {
         outcome.delivered = listener.wait(mark, 0, Instant::now() + GLANCE)?.is_some();

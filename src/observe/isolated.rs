@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::arrival::Listener;
+use super::patience::Ways;
 use super::probe::{Battery, Fate, Pace, Shot};
 use super::runner::Verdict;
 use super::{Context, each, names};
@@ -43,8 +44,9 @@ pub(crate) fn test(ctx: &Context<'_>, networks: &[NetId]) -> Result<Verdict> {
     let listeners = each(&nodes, |id| Ok((*id, Listener::open(ctx, *id)?)))?;
     let mut battery = Battery::open(ctx, nodes.iter().copied(), false)?;
     // Once before, so that neighbours are resolved and queues along the way stay short.
-    battery.fire(&controls, &Pace { linger: Duration::ZERO, ..PACE })?;
-    let fates = battery.fire(&shots, &PACE)?;
+    let ways = Ways::to_neighbours(ctx, &nodes);
+    battery.fire(&controls, &ways.persistent(&Pace { linger: Duration::ZERO, ..PACE }, controls.len()))?;
+    let fates = battery.fire(&shots, &ways.persistent(&PACE, shots.len()))?;
     let mut volley =
         Volley { shots: &shots, fates: &fates, foreign: foreign.len(), arrived: BTreeMap::new() };
     for (node, listener) in &listeners {

@@ -14,6 +14,7 @@ mod inject;
 mod isolated;
 mod names;
 pub mod nesting;
+mod patience;
 mod ping;
 mod probe;
 mod reach;

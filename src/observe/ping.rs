@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::arrival;
+use super::patience::Ways;
 use super::probe::{Battery, Fate, PAYLOAD, Pace, Shot, WINDOW};
 use super::runner::Verdict;
 use super::{Context, names, reach};
 use crate::error::Result;
 use crate::model::NodeId;
 
-/// How long an echo reply may take.
+/// How long an echo reply may take, beside what impairments take.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Failing pairs shown by name.
 const SHOWN: usize = 8;
@@ -37,6 +38,7 @@ pub(crate) fn ping(ctx: &Context<'_>, asked: &Ping<'_>) -> Result<Verdict> {
     // Every window of probes may have to wait its full time.
     let deadline = PATIENCE * u32::try_from(2 + shots.len() / WINDOW).unwrap_or(u32::MAX).min(600);
     let pace = Pace { retry: PATIENCE, attempts: 1, errors_settle: true, deadline, linger: Duration::ZERO };
+    let pace = Ways::there_and_back(ctx, asked.pairs.iter().copied()).slower(&pace, shots.len());
     let mut battery = Battery::open(ctx, asked.pairs.iter().map(|(from, _)| *from), asked.df)?;
     let fates = battery.fire(&shots, &pace)?;
     Ok(judge(ctx, asked.pairs, &fates))

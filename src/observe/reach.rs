@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::patience::{HOPELESS, Ways};
 use super::probe::{Battery, Fate, Pace, Shot};
 use super::wire::{TIME_EXCEEDED, UNREACHABLE};
 use super::{Context, across, names};
 use crate::error::{Error, Kind, Result};
 use crate::model::{EndId, GATEWAYS, NetId, Network, NodeId};
+use crate::routing::Journeys;
 
 /// Networks with at most this many nodes are verified completely, ordered pair by ordered pair.
 const ALL_PAIRS: usize = 32;
@@ -36,7 +38,8 @@ pub struct Verified {
     pub pairs: usize,
 }
 
-/// Sends an echo request for each ordered pair, again and again until all have answered or `deadline` has passed.
+/// Sends an echo request for each ordered pair, again and again until all have answered or `deadline` has passed, or
+/// later where impairments take their time.
 /// The source address is the sender's own choice.
 ///
 /// # Errors
@@ -47,6 +50,7 @@ pub fn reach(ctx: &Context<'_>, pairs: &[(NodeId, NodeId)], deadline: Duration) 
         pairs.iter().filter_map(|(from, to)| Some(Shot::new(*from, ctx.lab.address(*to)?))).collect();
     let pace =
         Pace { retry: RETRY, attempts: u32::MAX, errors_settle: false, deadline, linger: Duration::ZERO };
+    let pace = Ways::there_and_back(ctx, pairs.iter().copied()).persistent(&pace, shots.len());
     let mut fates = battery.fire(&shots, &pace)?.into_iter();
     let reached = pairs.iter().map(|(from, to)| {
         let fate = ctx.lab.address(*to).and_then(|_| fates.next());
@@ -131,6 +135,9 @@ pub fn verify_within(
 fn expected_pairs(ctx: &Context<'_>, network: &Network) -> Vec<(NodeId, NodeId)> {
     let mut pairs = pairs_to_verify(network);
     pairs.retain(|(from, to)| in_reach(ctx, *from, *to));
+    let journeys = Journeys::new(ctx.lab, ctx.rib);
+    let arrives = |from, to| journeys.round_trip(from, to).is_some_and(|j| j.delivered >= HOPELESS);
+    pairs.retain(|(from, to)| arrives(*from, *to));
     pairs
 }
 
@@ -217,6 +224,8 @@ pub(crate) fn echo(ctx: &Context<'_>, from: NodeId, to: Ipv4Addr) -> Result<Fate
         deadline: Duration::from_secs(2),
         linger: Duration::ZERO,
     };
+    let owner = ctx.lab.owner(from.net, to);
+    let pace = Ways::there_and_back(ctx, owner.map(|to| (from, to))).persistent(&pace, 1);
     let fates = Battery::open(ctx, [from], false)?.fire(&[Shot::new(from, to)], &pace)?;
     fates.first().copied().ok_or_else(|| Error::bug("a shot without a fate"))
 }

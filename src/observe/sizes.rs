@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::patience::Ways;
 use super::probe::{Battery, Fate, OVERHEAD, Pace, SMALLEST, Shot};
 use super::runner::Verdict;
 use super::{Context, headers, names, reach};
@@ -26,16 +27,19 @@ struct Gauge {
     battery: Battery,
     from: NodeId,
     to: Ipv4Addr,
+    pace: Pace,
 }
 
 impl Gauge {
     fn open(ctx: &Context<'_>, from: NodeId, to: Ipv4Addr) -> Result<Self> {
-        Ok(Self { battery: Battery::open(ctx, [from], true)?, from, to })
+        let owner = ctx.lab.owner(from.net, to);
+        let pace = Ways::there_and_back(ctx, owner.map(|to| (from, to))).persistent(&PACE, 1);
+        Ok(Self { battery: Battery::open(ctx, [from], true)?, from, to, pace })
     }
 
     fn try_size(&mut self, size: u32) -> Result<Fate> {
         let payload = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(OVERHEAD);
-        let fates = self.battery.fire(&[Shot { payload, ..Shot::new(self.from, self.to) }], &PACE)?;
+        let fates = self.battery.fire(&[Shot { payload, ..Shot::new(self.from, self.to) }], &self.pace)?;
         fates.first().copied().ok_or_else(|| Error::bug("a shot without a fate"))
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::patience::Ways;
 use super::probe::{Battery, Fate, Pace, Shot};
 use super::runner::Verdict;
 use super::wire::TIME_EXCEEDED;
@@ -47,9 +48,10 @@ pub fn trace(ctx: &Context<'_>, from: NodeId, to: NodeId) -> Result<Vec<Hop>> {
     let address = ctx.lab.address(to);
     let address = address.ok_or_else(|| Error::usage(format!("{} has no address", ctx.lab.full_name(to))))?;
     let mut battery = Battery::open(ctx, [from], false)?;
+    let pace = Ways::there_and_back(ctx, [(from, to)]).persistent(&PACE, 1);
     let mut hops: Vec<Hop> = Vec::new();
     for ttl in 1..=LONGEST {
-        let fates = battery.fire(&[Shot { ttl, ..Shot::new(from, address) }], &PACE)?;
+        let fates = battery.fire(&[Shot { ttl, ..Shot::new(from, address) }], &pace)?;
         let hop = hop(ctx, from, ttl, fates.first().copied().unwrap_or(Fate::Silent));
         let over = hop.reached || hop.error.is_some();
         hops.push(hop);

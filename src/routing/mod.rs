@@ -4,6 +4,7 @@
 mod faults;
 pub mod frr;
 pub mod protocol;
+mod journey;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -13,6 +14,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use faults::{Cut, Expected, Faults};
+pub use journey::{Journey, Journeys};
 
 use crate::model::{EndId, Lab, NetId, Network, NodeId, Routing};
 
