@@ -155,9 +155,14 @@ impl Details<'_> {
 
     fn print_links(&self) {
         let rows: Vec<_> = self.links.iter().map(|stats| self.link_row(stats)).collect();
-        let titles =
-            ["network", "link", "ends", "addresses", "link addresses", "mtu", "cost", "state", "packets"];
+        let mut titles =
+            vec!["network", "link", "ends", "addresses", "link addresses", "mtu", "cost", "state", "packets"];
+        titles.extend(self.any_security().then_some("security"));
         section("links", &titles, &rows);
+    }
+
+    fn any_security(&self) -> bool {
+        self.lab().networks.iter().flat_map(|n| &n.links).any(|l| l.security.is_some())
     }
 
     fn link_row(&self, stats: &LinkStats) -> Vec<String> {
@@ -168,7 +173,7 @@ impl Details<'_> {
             let end = &link.ends[side];
             format!("{}:{}", observe::seen_from(lab, link.id.net, end.node), end.dev)
         };
-        vec![
+        let mut row = vec![
             lab.place(link.id).to_owned(),
             link.name.clone(),
             format!("{} {}", device(0), device(1)),
@@ -178,7 +183,9 @@ impl Details<'_> {
             link.cost.to_string(),
             state_of(stats).to_owned(),
             packets(stats),
-        ]
+        ];
+        row.extend(self.any_security().then(|| link.security.map_or("", |s| s.as_str()).to_owned()));
+        row
     }
 
     fn print_roles(&self) {
@@ -278,6 +285,7 @@ impl Details<'_> {
             "network": lab.place(link.id),
             "name": link.name,
             "mtu": link.mtu,
+            "security": link.security,
             "cost": link.cost,
             "state": state_of(stats),
             "ends": [end(0), end(1)],

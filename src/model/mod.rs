@@ -465,6 +465,16 @@ impl Lab {
         self.networks.iter().flat_map(|n| n.nodes.iter())
     }
 
+    /// The namespace whose tunnels the virtual links of a node of a VI are, under the kernel dataplane: the link layer
+    /// of its base node, or the lower VI's partition.
+    #[must_use]
+    pub fn below_netns(&self, node: &Node) -> String {
+        match node.at {
+            Some(at) if at.net != BASE => self.node(at).netns.clone(),
+            _ => self.link_netns(node.base),
+        }
+    }
+
     /// Namespace of the link layer of a base node under the kernel dataplane: `l.X`.
     #[must_use]
     pub fn link_netns(&self, base: NodeId) -> String {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Context, each};
+use super::{Context, each, esp};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::fastpath::control::Client;
 use crate::model::{BASE, Dataplane, NodeId};
@@ -53,7 +53,12 @@ fn kernel_counters(ctx: &Context<'_>, node: NodeId) -> Result<BTreeMap<String, u
         return Ok(BTreeMap::new());
     }
     let text = nft(ctx, &ns, &["-j", "list", "counters"])?;
-    parse_counters(&text).doing(Kind::Kernel, || format!("cannot read the counters of namespace {ns}"))
+    let what = || format!("cannot read the counters of namespace {ns}");
+    let mut counters = parse_counters(&text).doing(Kind::Kernel, what)?;
+    for (name, count) in esp::kernel_drops(ctx, node)? {
+        *counters.entry(name).or_insert(0) += count;
+    }
+    Ok(counters)
 }
 
 /// Named counters of `nft -j list counters`: packets by name.

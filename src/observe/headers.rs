@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::Context;
 use super::arrival::{self, Flight};
+use super::esp::{self, Keys, Sealed};
 use super::names;
 use super::probe::Mark;
 use super::runner::Verdict;
@@ -25,8 +26,9 @@ const IPV4: u16 = 0x0800;
 pub(crate) struct Row {
     pub(crate) inward: bool,
     pub(crate) neighbour: NodeId,
-    /// Outermost first.
+    /// Outermost first, those under ESP too.
     pub(crate) stack: Vec<Pair>,
+    pub(crate) sealed: Sealed,
 }
 
 /// What a capture of one probe saw.
@@ -51,7 +53,7 @@ pub(crate) fn measure(
         .doing(Kind::Kernel, || format!("cannot capture in namespace {ns}"))?;
     let flight = arrival::fly(ctx, from, to, dst)?;
     let number = flight.arrived.map_or(flight.attempts - 1, |a| a.number);
-    let rows = drain(&capture, &wires, flight.mark, number)
+    let rows = drain(&capture, &wires, &Keys::of(ctx.lab), (flight.mark, number))
         .doing(Kind::Kernel, || "cannot read a capture".into())?;
     Ok(Passage { rows, flight })
 }
@@ -70,8 +72,8 @@ fn open(lab: &Lab, at: NodeId) -> io::Result<(Capture, BTreeMap<usize, NodeId>)>
 fn drain(
     capture: &Capture,
     wires: &BTreeMap<usize, NodeId>,
-    mark: Mark,
-    number: usize,
+    keys: &Keys,
+    (mark, number): (Mark, usize),
 ) -> io::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut buffer = vec![0; 65_536];
@@ -79,10 +81,11 @@ fn drain(
         let Some(neighbour) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
             continue;
         };
-        let Some((headers, echo)) = wire::parse_request(frame.bytes) else { continue };
+        let (packet, sealed) = keys.open(frame.bytes);
+        let Some((headers, echo)) = wire::parse_request(&packet) else { continue };
         if mark.is_probe(&echo, number) {
             let stack = headers.iter().map(|h| (h.src, h.dst)).collect();
-            rows.push(Row { inward: !frame.outgoing, neighbour, stack });
+            rows.push(Row { inward: !frame.outgoing, neighbour, stack, sealed });
         }
     }
     Ok(rows)
@@ -106,14 +109,15 @@ pub(crate) fn test(
     Ok(verdict)
 }
 
-/// Holds when there are as many rows as expected and each has what is expected of it.
+/// Holds when there are as many rows as expected and each has what is expected of it, and ESP where links are protected
+/// and nowhere else.
 fn compare(lab: &Lab, net: NetId, is: &[HeaderRow], rows: &[Row]) -> Verdict {
-    let holds = is.len() == rows.len() && is.iter().zip(rows).all(|(e, m)| matches(e, m));
+    let holds = is.len() == rows.len() && is.iter().zip(rows).all(|(e, m)| matches(lab, net, e, m));
     let measured = rows.iter().enumerate().map(|(i, row)| measured_text(lab, net, row, is.get(i))).collect();
     Verdict { holds, expected: is.iter().map(|e| text(lab, net, e)).collect(), measured }
 }
 
-fn matches(expected: &HeaderRow, row: &Row) -> bool {
+fn matches(lab: &Lab, net: NetId, expected: &HeaderRow, row: &Row) -> bool {
     let same = |wanted: Option<Pair>, found: Option<Pair>| wanted.is_none() || wanted == found;
     expected.inward == row.inward
         && expected.neighbour == row.neighbour
@@ -121,6 +125,7 @@ fn matches(expected: &HeaderRow, row: &Row) -> bool {
         && same(expected.link, row.link())
         && same(expected.net, row.net())
         && expected.stack.as_ref().is_none_or(|s| *s == row.stack)
+        && row.sealed == esp::expected(lab, net, &row.stack)
 }
 
 impl Row {
@@ -138,8 +143,19 @@ impl Row {
     }
 }
 
-/// The row as measured, in the words of the expected row beside it, so that only differences differ.
+/// The row as measured, in the words of the expected row beside it, so that only differences differ: ESP is told where it
+/// is not as expected.
 fn measured_text(lab: &Lab, net: NetId, row: &Row, beside: Option<&HeaderRow>) -> String {
+    let mut words = headers_text(lab, net, row, beside);
+    if row.sealed != esp::expected(lab, net, &row.stack) {
+        let spis: Vec<String> = row.sealed.iter().map(|(_, spi)| format!("{spi:#010x}")).collect();
+        words +=
+            &if spis.is_empty() { "  not in ESP".to_owned() } else { format!("  in ESP {}", spis.join(" ")) };
+    }
+    words
+}
+
+fn headers_text(lab: &Lab, net: NetId, row: &Row, beside: Option<&HeaderRow>) -> String {
     let all = HeaderRow {
         inward: row.inward,
         neighbour: row.neighbour,
@@ -171,9 +187,19 @@ fn text(lab: &Lab, net: NetId, row: &HeaderRow) -> String {
     };
     words.extend(named("base", row.base, &|a| names::name_of(lab, BASE, a)));
     words.extend(named("link", row.link, &|a| names::link_end_name(lab, net, a)));
+    words.extend(row.link.and_then(|pair| esp::spi(lab, net, pair)).map(|spi| format!("esp {spi:#010x}")));
     words.extend(named("net", row.net, &|a| names::name_of(lab, net, a)));
-    words.extend(row.stack.iter().flat_map(|s| names::layers(lab, net, s)));
+    words.extend(row.stack.iter().flat_map(|s| layers(lab, net, s)));
     words.join("  ")
+}
+
+/// The layers of a stack, and the ESP that must be between them.
+fn layers(lab: &Lab, net: NetId, stack: &[Pair]) -> Vec<String> {
+    let mut words = names::layers(lab, net, stack);
+    for (index, spi) in esp::expected(lab, net, stack).into_iter().rev() {
+        words.insert(index + 1, format!("esp {spi:#010x}"));
+    }
+    words
 }
 
 #[cfg(test)]
@@ -198,7 +224,7 @@ mod tests {
 
     fn measured(row: &HeaderRow) -> Row {
         let stack = [row.base, row.link, row.net].into_iter().flatten().collect();
-        Row { inward: row.inward, neighbour: row.neighbour, stack }
+        Row { inward: row.inward, neighbour: row.neighbour, stack, sealed: Vec::new() }
     }
 
     #[test]
@@ -222,6 +248,26 @@ mod tests {
     }
 
     #[test]
+    fn b11_a_protected_link_must_be_in_esp() {
+        let text = include_str!("../../labs/security.yaml");
+        let lab = model::parse(Path::new("lab.yaml"), text).unwrap();
+        let TestKind::Headers { from, is, .. } =
+            lab.tests.iter().map(|t| &t.kind).find(|k| matches!(k, TestKind::Headers { .. })).unwrap()
+        else {
+            unreachable!()
+        };
+        let clear: Vec<Row> = is.iter().map(measured).collect();
+        let verdict = compare(&lab, from.net, is, &clear);
+        assert!(!verdict.holds);
+        assert!(verdict.measured[0].ends_with("  not in ESP"), "{}", verdict.measured[0]);
+        let sealed = |row: Row| Row { sealed: esp::expected(&lab, from.net, &row.stack), ..row };
+        let verdict = compare(&lab, from.net, is, &clear.into_iter().map(sealed).collect::<Vec<_>>());
+        assert!(verdict.holds);
+        assert_eq!(verdict.expected, verdict.measured);
+        assert!(verdict.expected[0].contains("  esp 0x"), "{}", verdict.expected[0]);
+    }
+
+    #[test]
     fn what_is_not_given_is_not_compared_but_the_number_of_rows_is() {
         let (lab, net, is) = figure_11();
         let rows: Vec<Row> = is.iter().map(measured).collect();
@@ -235,7 +281,12 @@ mod tests {
     #[test]
     fn a_single_header_is_base_and_net_at_once_and_no_link() {
         let pair = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
-        let row = Row { inward: true, neighbour: NodeId { net: BASE, index: 0 }, stack: vec![pair] };
+        let row = Row {
+            inward: true,
+            neighbour: NodeId { net: BASE, index: 0 },
+            stack: vec![pair],
+            sealed: Vec::new(),
+        };
         assert_eq!((row.base(), row.link(), row.net()), (Some(pair), None, Some(pair)));
     }
 }

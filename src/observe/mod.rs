@@ -8,6 +8,7 @@ mod arrival;
 mod counters;
 mod devices;
 pub mod doctor;
+mod esp;
 mod exec;
 mod headers;
 mod inject;

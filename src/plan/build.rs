@@ -439,7 +439,7 @@ impl<'a> Planner<'a> {
         for side in 0..2 {
             let node = self.lab.node(link.ends[side].node);
             if link.security.is_some() && self.kernel(node.base) {
-                let ns = self.below(node);
+                let ns = self.lab.below_netns(node);
                 if side == 0 && self.lab.stays_on_its_node(link) {
                     ops.extend(LO_SYSCTLS.iter().map(|(key, value)| set(&ns, key, value)));
                 }
@@ -460,7 +460,7 @@ impl<'a> Planner<'a> {
         let (Some(local), Some(remote)) = (end.link_addr, link.ends[1 - side].link_addr) else {
             return Vec::new();
         };
-        let below = self.below(node);
+        let below = self.lab.below_netns(node);
         let mut ops = self.link_route(link, side, &below, local, remote);
         let made = self.made_as(link, side);
         ops.push(Op::AddIpip { ns: below.clone(), dev: made.clone(), local, remote });
@@ -468,15 +468,6 @@ impl<'a> Planner<'a> {
         ops.extend(self.netem(link, side));
         ops.push(up);
         ops
-    }
-
-    /// The namespace whose tunnels a node's virtual links are: the link layer of its base node, or the lower VI's
-    /// partition.
-    fn below(&self, node: &Node) -> String {
-        match node.at {
-            Some(at) if at.net != BASE => self.lab.node(at).netns.clone(),
-            _ => self.lab.link_netns(node.base),
-        }
     }
 
     /// A name for a tunnel while it is where it is made, unique there.

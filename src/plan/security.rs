@@ -12,19 +12,19 @@ use crate::fastpath::config::Associations;
 use crate::model::{Lab, Link};
 use crate::packet::esp::{Association, Key};
 
-/// HKDF's salt (RFC 5869): what the keys are for.
-const PURPOSE: &[u8] = b"vilab: keys of protected links, version 1";
+/// All the secret there is (HKDF's input, RFC 5869): the keys are as known as the file.
+const SECRET: &[u8] = b"vilab: keys of protected links, version 1";
 /// Set in every SPI, so that none is one of the 256 reserved ones.
 const SPI_BIT: u32 = 1 << 31;
 
 /// How `link` is protected, by the side that sends; `None` where it is not.
 ///
-/// A key and its SPI depend on the names of the lab, the VI, the link and the sender, and on the suite, and on nothing
-/// else in the file. An SPI need only be unique for its destination, and each link address is the destination of one link.
+/// A key and its SPI depend on the names of the VI, the link and the sender, and on the suite, and on nothing else in the
+/// file. An SPI need only be unique for its destination, and each link address is the destination of one link.
 #[must_use]
 pub fn associations(lab: &Lab, link: &Link) -> Option<[Association; 2]> {
     let suite = link.security?;
-    let secret = Hkdf::<Sha256>::new(Some(PURPOSE), lab.name.as_bytes());
+    let secret = Hkdf::<Sha256>::new(None, SECRET);
     let derive = |side: usize| {
         let network = &lab.net(link.id.net).name;
         let sender = &lab.node(link.ends[side].node).name;

@@ -3,8 +3,8 @@
 
 mod faults;
 pub mod frr;
-pub mod protocol;
 mod journey;
+pub mod protocol;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
