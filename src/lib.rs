@@ -3,7 +3,8 @@
 //! A lab file goes in at [`spec`] and passes through pure stages, [`expand`], [`model`], [`routing`] and
 //! [`plan`], until it is one ordered list of kernel operations; [`apply`] carries them out inside the lab's own
 //! namespaces, which [`lab`] owns; [`fastpath`] forwards packets where the kernel's tunnels are not used, and holds them
-//! back where [`shape`] says so; and [`observe`] measures what the pure stages predicted. Only [`cli`] prints or chooses exit codes.
+//! back where [`shape`] says so; [`isis`] carries IS-IS over virtual links; and [`observe`] measures what the pure stages
+//! predicted. Only [`cli`] prints or chooses exit codes.
 //!
 //! The architecture is that of Touch, Wang, Eggert and Finn, "A Virtual Internet Architecture",
 //! ISI-TR-2003-570, 2003.
@@ -13,6 +14,7 @@ pub mod cli;
 pub mod error;
 pub mod expand;
 pub mod fastpath;
+pub mod isis;
 pub mod lab;
 pub mod model;
 pub mod netlink;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What each module may import of the crate. A module that is not here may not exist.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("error", &["spec"]),
     ("spec", &["error", "model", "spec"]),
     ("expand", &["expand", "model", "spec"]),
     ("model", &["error", "expand", "model", "packet", "routing", "spec"]),
     ("routing", &["model", "routing"]),
-    ("plan", &["error", "fastpath", "model", "packet", "plan", "routing", "shape"]),
+    ("plan", &["error", "fastpath", "isis", "model", "packet", "plan", "routing", "shape"]),
     ("packet", &["packet"]),
     ("shape", &["model", "shape"]),
     ("sys", &["sys"]),
@@ -18,7 +18,14 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("process", &["error", "process", "sys"]),
     ("apply", &["apply", "error", "lab", "netlink", "plan", "process", "sys"]),
     ("fastpath", &["error", "fastpath", "lab", "model", "netlink", "packet", "shape", "sys"]),
-    ("lab", &["apply", "error", "fastpath", "lab", "model", "netlink", "plan", "process", "routing", "sys"]),
+    ("isis", &["error", "lab", "packet", "sys"]),
+    (
+        "lab",
+        &[
+            "apply", "error", "fastpath", "isis", "lab", "model", "netlink", "plan", "process", "routing",
+            "sys",
+        ],
+    ),
     (
         "observe",
         &[

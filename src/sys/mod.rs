@@ -2,7 +2,9 @@
 //! descriptors or `io::Result` come out. It never decides anything.
 
 pub mod child;
+pub mod filter;
 pub mod limits;
+pub mod link_socket;
 pub mod packet_socket;
 pub mod pidfd;
 pub mod socket;

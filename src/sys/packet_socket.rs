@@ -216,7 +216,7 @@ fn send(fd: &OwnedFd, to: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Turns "nothing there" into `None`, and asks again where a signal interrupted.
-fn pending<T>(mut receive: impl FnMut() -> nix::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn pending<T>(mut receive: impl FnMut() -> nix::Result<T>) -> io::Result<Option<T>> {
     loop {
         match receive() {
             Ok(received) => return Ok(Some(received)),
@@ -228,7 +228,12 @@ fn pending<T>(mut receive: impl FnMut() -> nix::Result<T>) -> io::Result<Option<
 }
 
 #[expect(unsafe_code, reason = "nix has neither ICMP_FILTER nor IP_MTU_DISCOVER")]
-fn set_int(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: i32) -> io::Result<()> {
+pub(super) fn set_int(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: i32,
+) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<i32>()).map_err(io::Error::other)?;
     // SAFETY: the pointer is to a live i32 and `length` is its size, which the kernel only reads.
     let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };

@@ -1,4 +1,4 @@
-//! TUN devices. A device name goes in, a descriptor that reads and writes bare IP packets comes out. It never
+//! TUN devices. A device name goes in, a descriptor that reads and writes packets comes out. It never
 //! gives a device an address, an MTU or its state. A device belongs to the network namespace of the thread that
 //! opens it.
 #![expect(unsafe_code, reason = "the ioctls of /dev/net/tun")]
@@ -21,7 +21,18 @@ mod request {
 /// # Errors
 /// If the name is longer than [`MAX_NAME`] or the kernel refuses.
 pub fn create_persistent(name: &str) -> io::Result<()> {
-    let fd = attach(name)?;
+    persist(&attach(name)?)
+}
+
+/// The same, of a device for [`attach_with_info`].
+///
+/// # Errors
+/// As [`create_persistent`].
+pub fn create_persistent_with_info(name: &str) -> io::Result<()> {
+    persist(&attach_with_info(name)?)
+}
+
+fn persist(fd: &OwnedFd) -> io::Result<()> {
     // SAFETY: `fd` is a TUN descriptor and the argument is a plain integer.
     unsafe { request::set_persist(fd.as_raw_fd(), 1) }?;
     Ok(())
@@ -33,7 +44,7 @@ pub fn create_persistent(name: &str) -> io::Result<()> {
 /// # Errors
 /// If the name is longer than [`MAX_NAME`], the device is in use, or the kernel refuses.
 pub fn attach(name: &str) -> io::Result<OwnedFd> {
-    open(name, libc::IFF_TUN)
+    open(name, libc::IFF_TUN | libc::IFF_NO_PI)
 }
 
 /// The same for a TAP device: packets have Ethernet headers.
@@ -41,18 +52,27 @@ pub fn attach(name: &str) -> io::Result<OwnedFd> {
 /// # Errors
 /// As [`attach`].
 pub fn attach_tap(name: &str) -> io::Result<OwnedFd> {
-    open(name, libc::IFF_TAP)
+    open(name, libc::IFF_TAP | libc::IFF_NO_PI)
 }
 
-fn open(name: &str, kind: libc::c_int) -> io::Result<OwnedFd> {
+/// The same with packet information in front of each packet, `struct tun_pi` of linux/if_tun.h: four bytes that hold the
+/// protocol, which may be any.
+///
+/// # Errors
+/// As [`attach`]; a device made for one cannot be opened for the other.
+pub fn attach_with_info(name: &str) -> io::Result<OwnedFd> {
+    open(name, libc::IFF_TUN)
+}
+
+fn open(name: &str, flags: libc::c_int) -> io::Result<OwnedFd> {
     let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
-    let ifreq = named(name, kind)?;
+    let ifreq = named(name, flags)?;
     // SAFETY: `ifreq` is a valid interface request that lives through the call.
     unsafe { request::set_iff(file.as_raw_fd(), &raw const ifreq) }?;
     Ok(file.into())
 }
 
-fn named(name: &str, kind: libc::c_int) -> io::Result<libc::ifreq> {
+fn named(name: &str, flags: libc::c_int) -> io::Result<libc::ifreq> {
     if name.len() > MAX_NAME || name.is_empty() || name.contains('%') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no device name: {name:?}")));
     }
@@ -61,7 +81,6 @@ fn named(name: &str, kind: libc::c_int) -> io::Result<libc::ifreq> {
     for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = kind | libc::IFF_NO_PI;
     ifreq.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
     Ok(ifreq)
 }
