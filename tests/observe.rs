@@ -41,9 +41,11 @@ impl Bed {
         }
         for link in lab.networks.iter().flat_map(|n| &n.links) {
             let [a, b] = link.ends.each_ref().map(|e| (&lab.node(e.node).netns, e));
+            // The addresses that the plan gives, by which neighbours are restored.
+            let macs = [0, 1].map(|side| format!("02:00:00:00:00:{:02x}", 2 * link.id.index + side));
             run(&format!(
-                "ip -n {} link add {} mtu {} type veth peer name {} netns {}",
-                a.0, a.1.dev, link.mtu, b.1.dev, b.0
+                "ip -n {} link add {} address {} mtu {} type veth peer name {} address {} netns {}",
+                a.0, a.1.dev, macs[0], link.mtu, b.1.dev, macs[1], b.0
             ));
             for (ns, end) in [a, b] {
                 run(&format!("ip -n {ns} link set {} mtu {} up", end.dev, link.mtu));

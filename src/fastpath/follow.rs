@@ -69,7 +69,8 @@ mod tests {
             table,
             priority: 0,
             kind,
-            hops: hops.iter().map(|i| Hop { ifindex: *i, weight: 1 }).collect(),
+            kernels_own: false,
+            hops: hops.iter().map(|i| Hop { ifindex: *i, via: None, weight: 1 }).collect(),
         };
         Snapshot {
             links: [(1, link("lo", true)), (2, link("a", true)), (3, link("b", second_up))].into(),

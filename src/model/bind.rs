@@ -211,16 +211,23 @@ fn near(lab: &Lab, net: Option<NetId>, name: &Spanned<String>, errors: &mut Erro
 
 /// A node by name, or a link by name; a link may be written with spaces and either way round.
 fn target(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<Target> {
-    if let Some(link) = link(lab, None, &name.value) {
-        return Some(Target::Link(link));
+    let called = lab.links_called(&name.value);
+    if let [link] = called.as_slice() {
+        return Some(Target::Link(*link));
     }
-    if !name.value.contains("--") {
+    if called.is_empty() && !name.value.contains("--") {
         return node(lab, name, errors).map(Target::Node);
     }
-    let names: Vec<&str> = lab.networks.iter().flat_map(|n| &n.links).map(|l| l.name.as_str()).collect();
-    let title = format!("there is no link `{}`, or more than one", name.value);
-    let plain = name.value.replace(' ', "");
-    errors.push(Diagnostic::new("unknown-link", name.span, title).meant(&plain, names));
+    let diagnostic = |title| Diagnostic::new("unknown-link", name.span, title);
+    errors.push(if called.is_empty() {
+        let names = lab.links().map(|l| l.name.as_str());
+        let plain = name.value.replace(' ', "");
+        diagnostic(format!("there is no link `{}`", name.value)).meant(&plain, names.collect::<Vec<_>>())
+    } else {
+        let names: Vec<String> = called.iter().map(|id| format!("`{}`", lab.full_link_name(*id))).collect();
+        diagnostic(format!("`{}` names several links", name.value))
+            .help(format!("name one: {}", names.join(", ")))
+    });
     None
 }
 

@@ -39,7 +39,27 @@ pub struct External {
     pub wires: Vec<EndId>,
 }
 
+impl External {
+    /// The ends of `node` that it stands on: those it leads through, or of a connected wire that wire's.
+    #[must_use]
+    pub fn ends(&self, lab: &Lab, node: NodeId) -> Vec<EndId> {
+        if !self.wires.is_empty() {
+            return self.wires.clone();
+        }
+        let own = lab.node(node).wires.iter().copied();
+        own.filter(|w| self.prefix.contains(&lab.end(*w).addr)).collect()
+    }
+}
+
 impl Lab {
+    /// Whether a node refuses packets for addresses of its network that no node has: it leads to a default route, and
+    /// they would follow that out and the other side's route back until their TTL ends.
+    #[must_use]
+    pub fn refuses_strays(&self, node: NodeId) -> bool {
+        let default = |w: &EndId| self.gateways.get(w.link.index).is_some_and(|gateway| gateway.default);
+        self.node(node).wires.iter().any(|w| w.side == 0 && default(w))
+    }
+
     /// Both ends of all wires.
     fn wires(&self) -> impl Iterator<Item = EndId> {
         self.gateways.iter().flat_map(|g| [0, 1].map(|side| EndId { link: g.link.id, side }))

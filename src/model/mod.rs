@@ -4,6 +4,7 @@
 pub mod address;
 mod bind;
 mod build;
+mod find;
 mod gateway;
 pub mod impair;
 mod join;
@@ -431,6 +432,12 @@ impl Lab {
         }
     }
 
+    /// `network/link`, or `gateways/link`.
+    #[must_use]
+    pub fn full_link_name(&self, id: LinkId) -> String {
+        format!("{}/{}", self.place(id), self.link(id).name)
+    }
+
     /// The address a name stands for: the host address, else that of the first interface. None for a router
     /// without links.
     #[must_use]
@@ -459,6 +466,11 @@ impl Lab {
     pub fn stays_on_its_node(&self, link: &Link) -> bool {
         let [a, b] = [0, 1].map(|side| self.node(link.ends[side].node).at);
         a.is_some() && a == b
+    }
+
+    /// The links of all networks, then the wires of the gateways.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.networks.iter().flat_map(|n| &n.links).chain(self.gateways.iter().map(|g| &g.link))
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {

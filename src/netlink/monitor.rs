@@ -16,7 +16,8 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
+    RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -61,6 +62,8 @@ pub enum RouteKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop {
     pub ifindex: u32,
+    /// The gateway; `None` where the destination is on the link.
+    pub via: Option<Ipv4Addr>,
     /// From 1.
     pub weight: u32,
 }
@@ -72,6 +75,8 @@ pub struct Route {
     pub table: u32,
     pub priority: u32,
     pub kind: RouteKind,
+    /// The kernel made it, along with an address.
+    pub kernels_own: bool,
     pub hops: Vec<Hop>,
 }
 
@@ -274,6 +279,9 @@ fn as_route(message: &RouteNetlinkMessage) -> Option<Route> {
     if header.address_family != AddressFamily::Inet {
         return None;
     }
+    if header.flags.contains(RouteFlags::Dead) {
+        return None;
+    }
     let kind = match header.kind {
         RouteType::Local => RouteKind::Local,
         RouteType::Unicast if header.tos == 0 => RouteKind::Unicast,
@@ -281,9 +289,14 @@ fn as_route(message: &RouteNetlinkMessage) -> Option<Route> {
     };
     let prefix = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?;
     let table = u32::from(header.table);
-    let mut route = Route { prefix, table, priority: 0, kind, hops: Vec::new() };
+    let kernels_own = header.protocol == RouteProtocol::Kernel;
+    let mut route = Route { prefix, table, priority: 0, kind, kernels_own, hops: Vec::new() };
     for attribute in &message.attributes {
         route.add(attribute);
+    }
+    // Of a route with one next hop, the gateway is an attribute beside the device.
+    if let (Some(via), [hop]) = (message.attributes.iter().find_map(gateway), route.hops.as_mut_slice()) {
+        hop.via = Some(via);
     }
     Some(route)
 }
@@ -297,12 +310,8 @@ impl Route {
             }
             RouteAttribute::Table(table) => self.table = *table,
             RouteAttribute::Priority(priority) => self.priority = *priority,
-            RouteAttribute::Oif(ifindex) => self.hops.push(Hop { ifindex: *ifindex, weight: 1 }),
-            RouteAttribute::MultiPath(hops) => {
-                let alive = hops.iter().filter(|h| !h.flags.contains(RouteNextHopFlags::Dead));
-                self.hops
-                    .extend(alive.map(|h| Hop { ifindex: h.interface_index, weight: u32::from(h.hops) + 1 }));
-            }
+            RouteAttribute::Oif(ifindex) => self.hops.push(Hop { ifindex: *ifindex, via: None, weight: 1 }),
+            RouteAttribute::MultiPath(hops) => self.hops.extend(hops.iter().filter_map(alive)),
             RouteAttribute::Gateway(_)
             | RouteAttribute::PrefSource(_)
             | RouteAttribute::CacheInfo(_)
@@ -310,6 +319,21 @@ impl Route {
             // An encapsulation, a lowered MTU, a gateway of another family: not followed.
             _ => self.kind = RouteKind::Other,
         }
+    }
+}
+
+/// A next hop of several, unless the kernel has given it up.
+fn alive(hop: &RouteNextHop) -> Option<Hop> {
+    let via = hop.attributes.iter().find_map(gateway);
+    let dead = hop.flags.contains(RouteNextHopFlags::Dead);
+    (!dead).then(|| Hop { ifindex: hop.interface_index, via, weight: u32::from(hop.hops) + 1 })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open; only a gateway counts")]
+fn gateway(attribute: &RouteAttribute) -> Option<Ipv4Addr> {
+    match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(addr)) => Some(*addr),
+        _ => None,
     }
 }
 

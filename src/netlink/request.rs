@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::Ipv4Net;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
@@ -51,6 +51,12 @@ pub struct NextHop {
 impl Request {
     fn create(message: RouteNetlinkMessage) -> Self {
         Self { message, flags: NLM_F_CREATE | NLM_F_EXCL }
+    }
+
+    /// The same, in place of what is there already.
+    #[must_use]
+    pub fn replacing(self) -> Self {
+        Self { flags: NLM_F_CREATE | NLM_F_REPLACE, ..self }
     }
 
     fn set_link(message: LinkMessage) -> Self {

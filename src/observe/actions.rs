@@ -1,95 +1,85 @@
-//! The actions `down` and `up` of a test run. Links and nodes go in; the kernel's devices change, and [`Actions`]
-//! remembers how they were. It never leaves a device changed: what is not undone is undone on drop.
+//! Setting links and nodes down and up. [`Faults`] go in; the kernel's devices follow. [`Actions`] remembers those of a
+//! test run and undoes them: it never leaves a device changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Context, devices};
+use super::devices::{self, Change};
+use super::{Context, each};
 use crate::error::Result;
 use crate::model::{EndId, NodeId, Target};
+use crate::plan;
+use crate::routing::{Expected, Faults};
 
-/// The links changed so far.
+/// Sets the devices that `touched` is about as `faults` says: one that is down for another reason stays down. What
+/// the kernel forgot of a device that was down comes back with it, except what a routing daemon puts back.
+///
+/// # Errors
+/// The first thing the kernel refuses; the rest is done all the same.
+pub fn enact(ctx: &Context<'_>, faults: &Faults, touched: &Faults) -> Result<()> {
+    let expected = Expected::compute(ctx.lab, ctx.rib, faults);
+    let changes: Vec<(NodeId, Change)> =
+        changes(ctx, &expected, &touched.ends(ctx.lab)).into_iter().collect();
+    let done = each(&changes, |(node, change)| Ok(devices::change(ctx, *node, change)))?;
+    done.into_iter().collect()
+}
+
+fn changes(ctx: &Context<'_>, expected: &Expected, touched: &BTreeSet<EndId>) -> BTreeMap<NodeId, Change> {
+    let mut changes = BTreeMap::<NodeId, Change>::new();
+    for end in touched {
+        let change = changes.entry(ctx.lab.end(*end).node).or_default();
+        let list = if expected.cut.is_up(*end) { &mut change.up } else { &mut change.down };
+        list.push(*end);
+    }
+    for (node, change) in changes.iter_mut().filter(|(_, c)| !c.up.is_empty()) {
+        change.restore = plan::restored(ctx.lab, expected, *node);
+    }
+    changes
+}
+
+/// The actions of a test run that are in force.
 #[derive(Debug)]
 pub struct Actions<'a> {
     ctx: &'a Context<'a>,
-    /// Whether each end touched was up before.
-    before: BTreeMap<EndId, bool>,
+    faults: Faults,
 }
 
 impl<'a> Actions<'a> {
     #[must_use]
     pub fn new(ctx: &'a Context<'a>) -> Self {
-        Self { ctx, before: BTreeMap::new() }
+        Self { ctx, faults: Faults::default() }
     }
 
-    /// Sets both ends of a link, or of all links of a node, down.
+    /// Sets a link, or all links of a node, down.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn down(&mut self, target: Target) -> Result<()> {
-        self.change(target, false)
+        self.faults.set(target, true);
+        enact(self.ctx, &self.faults, &Faults::of(target))
     }
 
-    /// Sets both ends up, and puts back the routes that the kernel forgot when they went down.
+    /// Sets it up again, as far as no other action in force says otherwise.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn up(&mut self, target: Target) -> Result<()> {
-        self.change(target, true)
+        self.faults.set(target, false);
+        enact(self.ctx, &self.faults, &Faults::of(target))
     }
 
-    /// Puts every end back as it was before the first action, and the routes with them.
+    /// What is down.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Sets everything up again.
     ///
     /// # Errors
     /// The first failure; the rest is put back all the same.
     pub fn undo(&mut self) -> Result<()> {
-        let before = std::mem::take(&mut self.before);
-        let (up, down): (Vec<_>, Vec<_>) = before.into_iter().partition(|(_, up)| *up);
-        let ends = |list: Vec<(EndId, bool)>| list.into_iter().map(|(end, _)| end).collect::<Vec<_>>();
-        let downed = self.set(&ends(down), false);
-        let upped = self.set(&ends(up), true);
-        downed.and(upped)
-    }
-
-    fn change(&mut self, target: Target, up: bool) -> Result<()> {
-        let ends = self.ends(target);
-        for (node, ends) in self.by_node(&ends) {
-            for (end, was) in devices::are_up(self.ctx, node, &ends)? {
-                self.before.entry(end).or_insert(was);
-            }
-        }
-        self.set(&ends, up)
-    }
-
-    fn ends(&self, target: Target) -> Vec<EndId> {
-        let links: BTreeSet<_> = match target {
-            Target::Link(link) => [link].into(),
-            Target::Node(node) => {
-                let node = self.ctx.lab.node(node);
-                node.ends.iter().chain(&node.wires).map(|e| e.link).collect()
-            }
-        };
-        links.into_iter().flat_map(|link| [0, 1].map(|side| EndId { link, side })).collect()
-    }
-
-    fn by_node(&self, ends: &[EndId]) -> BTreeMap<NodeId, Vec<EndId>> {
-        let mut nodes = BTreeMap::<NodeId, Vec<EndId>>::new();
-        for end in ends {
-            nodes.entry(self.ctx.lab.end(*end).node).or_default().push(*end);
-        }
-        nodes
-    }
-
-    /// All devices first, then all routes: a route needs its device up.
-    fn set(&self, ends: &[EndId], up: bool) -> Result<()> {
-        let nodes = self.by_node(ends);
-        let mut result = Ok(());
-        for (node, ends) in &nodes {
-            result = result.and(devices::set_up(self.ctx, *node, ends, up));
-        }
-        for node in nodes.keys().filter(|_| up) {
-            result = result.and(devices::restore_routes(self.ctx, *node));
-        }
-        result
+        let touched = std::mem::take(&mut self.faults);
+        enact(self.ctx, &self.faults, &touched)
     }
 }
 

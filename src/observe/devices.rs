@@ -1,19 +1,18 @@
-//! Devices of a running lab through rtnetlink: statistics, up and down, and the routes that a device takes with it.
-//! Nodes and ends of links go in, counts come out. It never touches a device that is no end of a link of the lab.
+//! Devices of a running lab through rtnetlink: statistics, up and down, and what a device takes with it. Nodes and ends of links go in, counts come out. It never touches a device that is no end of a link of the lab.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt as _;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{RouteMessage, RouteNextHop, RouteScope};
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, RouteNextHopBuilder};
 use serde::Serialize;
 
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{EndId, Link, LinkId, NetId, NodeId};
-use crate::plan::{self, Hop, Op};
+use crate::netlink::request::NextHop;
+use crate::netlink::{Request, Socket};
+use crate::plan::{Hop, Op};
 
 /// What one end of a link has carried since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -97,72 +96,55 @@ fn device(message: &LinkMessage) -> Option<(String, Device)> {
     Some((name?, Device { index: message.header.index, stats }))
 }
 
-/// Which of these ends of one node are up.
-pub(crate) fn are_up(ctx: &Context<'_>, node: NodeId, ends: &[EndId]) -> Result<BTreeMap<EndId, bool>> {
-    let devices = devices(ctx, node)?;
-    let up = |end: &EndId| devices.get(&ctx.lab.end(*end).dev).is_some_and(|d| d.stats.up);
-    Ok(ends.iter().map(|end| (*end, up(end))).collect())
+/// What is to become of the devices of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Change {
+    pub(crate) down: Vec<EndId>,
+    pub(crate) up: Vec<EndId>,
+    /// Neighbours and routes to put back once the devices are up.
+    pub(crate) restore: Vec<Op>,
 }
 
-/// Sets ends of one node up or down. Setting a device down makes the kernel forget its routes.
-pub(crate) fn set_up(ctx: &Context<'_>, node: NodeId, ends: &[EndId], up: bool) -> Result<()> {
+/// Carries out a change in one go, so that a routing daemon never sees a device up without its connected route.
+pub(crate) fn change(ctx: &Context<'_>, node: NodeId, change: &Change) -> Result<()> {
+    let name = ctx.lab.full_name(node);
     let devices = devices(ctx, node)?;
-    let indices = ends.iter().map(|end| index(ctx, &devices, *end)).collect::<Result<Vec<u32>>>()?;
-    let verb = if up { "set up links" } else { "set down links" };
-    in_netns(ctx, node, verb, async move |netlink: Handle| {
-        for index in indices {
-            let message = LinkUnspec::new_with_index(index);
-            let message = if up { message.up() } else { message.down() };
-            netlink.link().set(message.build()).execute().await?;
-        }
-        Ok(())
+    let index = |dev: &str| {
+        let gone = || Error::kernel(format!("{name} has no device {dev}"));
+        devices.get(dev).map(|d| d.index).ok_or_else(gone)
+    };
+    let of = |end: &EndId| index(&ctx.lab.end(*end).dev);
+    let mut requests = Vec::new();
+    for end in &change.down {
+        requests.push((Request::down(of(end)?), "set down a link"));
+    }
+    for end in &change.up {
+        requests.push((Request::up(of(end)?), "set up a link"));
+    }
+    for op in &change.restore {
+        requests.push((request(op, index)?, "restore what a link had"));
+    }
+    let batch: Vec<Request> = requests.iter().map(|(request, _)| request.clone()).collect();
+    let execute = || -> std::io::Result<_> { Ok(Socket::open()?.execute(batch)) };
+    let executed = ctx.namespaces.run(&ctx.lab.node(node).netns, execute)?;
+    let executed = executed.doing(Kind::Kernel, || format!("cannot change the links of {name}"))?;
+    executed.map_err(|refusal| {
+        let what = requests.get(refusal.index).map_or("change a link", |(_, what)| *what);
+        let error = Error::kernel(format!("cannot {what} of {name}")).because(&refusal);
+        refusal.text.iter().fold(error, Error::because)
     })
 }
 
-fn index(ctx: &Context<'_>, devices: &BTreeMap<String, Device>, end: EndId) -> Result<u32> {
-    let end = ctx.lab.end(end);
-    let device = devices.get(&end.dev);
-    let gone = || Error::kernel(format!("{} has no device {}", ctx.lab.full_name(end.node), end.dev));
-    Ok(device.ok_or_else(gone)?.index)
-}
-
-/// Puts the computed routes of a node back, as far as they leave through devices that are up.
-pub(crate) fn restore_routes(ctx: &Context<'_>, node: NodeId) -> Result<()> {
-    let devices = devices(ctx, node)?;
-    let routes = plan::routes(ctx.lab, ctx.rib, node);
-    let messages: Vec<_> = routes.iter().filter_map(|op| message(&devices, op)).collect();
-    in_netns(ctx, node, "restore routes", async move |netlink: Handle| {
-        for message in messages {
-            netlink.route().add(message).replace().execute().await?;
-        }
-        Ok(())
-    })
-}
-
-/// The route through those of its next hops whose devices are up; `None` if there are none.
-fn message(devices: &BTreeMap<String, Device>, op: &Op) -> Option<RouteMessage> {
-    let Op::AddRoute { prefix, hops, src, .. } = op else { return None };
-    let up = |hop: &Hop| devices.get(&hop.dev).filter(|d| d.stats.up).map(|d| (d.index, hop.via));
-    let hops: Vec<(u32, Option<Ipv4Addr>)> = hops.iter().filter_map(up).collect();
-    let mut route =
-        RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(prefix.addr(), prefix.prefix_len());
-    if let Some(src) = src {
-        route = route.pref_source(*src);
+fn request(op: &Op, index: impl Fn(&str) -> Result<u32>) -> Result<Request> {
+    if let Op::AddNeighbour { dev, addr, mac, .. } = op {
+        return Ok(Request::add_neighbour(index(dev)?, *addr, *mac).replacing());
     }
-    match hops.as_slice() {
-        [] => None,
-        [(index, None)] => Some(route.output_interface(*index).scope(RouteScope::Link).build()),
-        [(index, Some(via))] => Some(route.output_interface(*index).gateway(*via).build()),
-        several => Some(route.multipath(several.iter().filter_map(next_hop).collect()).build()),
-    }
-}
-
-fn next_hop((index, via): &(u32, Option<Ipv4Addr>)) -> Option<RouteNextHop> {
-    let hop = RouteNextHopBuilder::new_ipv4().interface(*index);
-    match via {
-        Some(via) => hop.via(IpAddr::V4(*via)).ok().map(RouteNextHopBuilder::build),
-        None => Some(hop.build()),
-    }
+    let Op::AddRoute { prefix, hops, src, .. } = op else {
+        return Err(Error::bug(format!("not to be restored: {op}")));
+    };
+    let hop = |hop: &Hop| Ok(NextHop { via: hop.via, index: index(&hop.dev)? });
+    let hops = hops.iter().map(hop).collect::<Result<Vec<NextHop>>>()?;
+    Ok(Request::add_route(*prefix, &hops, *src).replacing())
 }
 
 /// Talks rtnetlink inside the namespace of a node.

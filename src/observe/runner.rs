@@ -11,7 +11,7 @@ use super::arrival::pass_time;
 use super::exec::Exec;
 use super::inject::Injection;
 use super::ping::Ping;
-use super::{Context, exec, headers, inject, isolated, names, ping, sizes, tcp, trace};
+use super::{Context, converge, exec, headers, inject, isolated, names, ping, routes, sizes, tcp, trace};
 use crate::error::{Error, Result};
 use crate::model::{Target, Test, TestKind};
 
@@ -35,7 +35,7 @@ pub struct TestResult {
     pub elapsed: Duration,
 }
 
-fn as_millis<S: Serializer>(time: &Duration, to: S) -> std::result::Result<S::Ok, S::Error> {
+pub(super) fn as_millis<S: Serializer>(time: &Duration, to: S) -> std::result::Result<S::Ok, S::Error> {
     to.serialize_f64(time.as_secs_f64() * 1000.0)
 }
 
@@ -91,7 +91,7 @@ fn run(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test) -> TestResult 
     let start = Instant::now();
     let until = start + Duration::from_millis(test.within_ms.unwrap_or(0));
     let (passed, verdict) = loop {
-        let (decided, verdict) = attempt(ctx, actions, test);
+        let (decided, verdict) = attempt(ctx, actions, test, until);
         let passed = decided && verdict.holds != test.not;
         if passed || Instant::now() >= until || pass_time((Instant::now() + PAUSE).min(until)).is_err() {
             break (passed, verdict);
@@ -109,8 +109,8 @@ fn run(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test) -> TestResult 
 }
 
 /// A test that could not be carried out is undecided: neither it nor its contrary holds.
-fn attempt(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test) -> (bool, Verdict) {
-    match judge(ctx, actions, &test.kind) {
+fn attempt(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test, until: Instant) -> (bool, Verdict) {
+    match judge(ctx, actions, test, until) {
         Ok(verdict) => (true, verdict),
         Err(e) => {
             let measured = e.to_string().lines().map(str::to_owned).collect();
@@ -119,8 +119,18 @@ fn attempt(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test) -> (bool, 
     }
 }
 
-fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, kind: &TestKind) -> Result<Verdict> {
-    match kind {
+/// How long `converged` waits, which hears of every change by itself: as `up` does, unless the test says how long or
+/// that it must not be so.
+fn patience(ctx: &Context<'_>, test: &Test, until: Instant) -> Duration {
+    match test.within_ms {
+        Some(_) if !test.not => until.saturating_duration_since(Instant::now()),
+        None if !test.not => converge::patience(ctx.lab),
+        _ => Duration::ZERO,
+    }
+}
+
+fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test, until: Instant) -> Result<Verdict> {
+    match &test.kind {
         TestKind::Ping { pairs, count, size, df } => {
             ping::ping(ctx, &Ping { pairs, count: *count, size: *size, df: *df })
         }
@@ -139,9 +149,10 @@ fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, kind: &TestKind) -> Resul
         TestKind::Exec { at, argv, stdout, status } => {
             exec::test(ctx, &Exec { at: *at, argv, stdout: stdout.as_deref(), status: *status })
         }
-        TestKind::Source { .. } | TestKind::Route { .. } | TestKind::Converged | TestKind::Impair { .. } => {
-            Err(Error::usage("this test is not supported yet"))
-        }
+        TestKind::Source { from, to, is } => routes::source(ctx, *from, *to, *is),
+        TestKind::Route { node, to, via } => routes::route(ctx, *node, *to, via),
+        TestKind::Converged => routes::converged(ctx, actions.faults(), patience(ctx, test, until)),
+        TestKind::Impair { .. } => Err(Error::usage("this test is not supported yet")),
         TestKind::Down(target) => actions.down(*target).map(|()| done(ctx, *target, "down")),
         TestKind::Up(target) => actions.up(*target).map(|()| done(ctx, *target, "up")),
         TestKind::Wait(ms) => {

@@ -116,8 +116,8 @@ pub fn routes(lab: &Lab, rib: &Rib, node: NodeId) -> Vec<Op> {
     connected.chain(learnt).collect()
 }
 
-/// The neighbours of a base node, one for each wire. A device that was down has lost them, and ARP finds them.
-fn neighbours(lab: &Lab, node: NodeId) -> Vec<Op> {
+/// The neighbours of a base node, one for each wire.
+pub(super) fn neighbours(lab: &Lab, node: NodeId) -> Vec<Op> {
     let node = lab.node(node);
     let wires = node.ends.iter().filter(|_| node.id.net == BASE);
     wires

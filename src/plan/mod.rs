@@ -4,6 +4,7 @@
 mod build;
 mod gateways;
 mod impair;
+mod restore;
 mod routing;
 pub mod security;
 mod text;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{build, routes};
 pub use impair::{Netem, Way, way};
+pub use restore::restored;
 
 use crate::fastpath::Config;
 use crate::model::{Dataplane, Ready, Restart};

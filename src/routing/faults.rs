@@ -12,7 +12,9 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::{Rib, Route};
-use crate::model::{BASE, Carrier, EndId, Lab, Link, LinkId, NetId, Network, NodeId, Routing, Target};
+use crate::model::{
+    BASE, Carrier, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, NodeId, Routing, Target,
+};
 
 /// Links that a packet sent with TTL 64 can pass: each router on the way needs one more than nothing left.
 const FARTHEST: usize = 64;
@@ -62,12 +64,12 @@ impl Faults {
         }
         let sides = |link: &Link| [0, 1].map(|side| EndId { link: link.id, side });
         let down = |end: &EndId| {
-            let wire = end.link.net == BASE;
+            let wire = matches!(end.link.net, BASE | GATEWAYS);
             self.links.contains(&end.link)
                 || self.node_is_down(lab, lab.end(*end).node)
                 || (wire && self.node_is_down(lab, lab.peer(*end).node))
         };
-        lab.networks.iter().flat_map(|n| &n.links).flat_map(sides).filter(down).collect()
+        lab.links().flat_map(sides).filter(down).collect()
     }
 }
 
@@ -92,8 +94,8 @@ impl Cut {
         !self.dead.contains(&link) && [0, 1].iter().all(|side| self.is_up(EndId { link, side: *side }))
     }
 
-    fn touches(&self, net: NetId) -> bool {
-        self.dead.iter().any(|l| l.net == net) || self.down.iter().any(|e| e.link.net == net)
+    fn touches(&self, lab: &Lab, net: NetId) -> bool {
+        self.dead.iter().any(|l| l.net == net) || self.down.iter().any(|e| lab.end(*e).node.net == net)
     }
 }
 
@@ -126,7 +128,8 @@ impl Expected {
     /// that is up, where the node's host address is the source on all links.
     pub fn connected(&self, lab: &Lab, node: NodeId) -> impl Iterator<Item = EndId> {
         let node = lab.node(node);
-        node.ends.iter().copied().filter(|e| node.host.is_some() && self.cut.is_up(*e))
+        let ends = node.ends.iter().chain(&node.wires).copied();
+        ends.filter(|e| node.host.is_some() && self.cut.is_up(*e))
     }
 
     /// The networks below have been added before.
@@ -138,16 +141,14 @@ impl Expected {
             let dead: Vec<LinkId> = dead.map(|link| link.id).collect();
             self.cut.dead.extend(dead);
         }
-        match network.routing {
-            Routing::None => drop(self.unknown.insert(net)),
-            Routing::Static => self.add_static(rib, network),
-            Routing::Ospf | Routing::Isis | Routing::Rip | Routing::Bgp if guessed => {
-                self.unknown.insert(net);
-            }
-            Routing::Ospf | Routing::Isis | Routing::Rip | Routing::Bgp if self.cut.touches(net) => {
-                self.rib.tables.extend(Rib::of_network_without(lab, net, &self.cut).tables);
-            }
-            Routing::Ospf | Routing::Isis | Routing::Rip | Routing::Bgp => self.copy(rib, network),
+        let dynamic = network.routing.is_dynamic();
+        if network.routing == Routing::None || (dynamic && guessed) {
+            self.unknown.insert(net);
+        } else if dynamic && self.cut.touches(lab, net) {
+            self.rib.tables.extend(Rib::of_network_without(lab, net, &self.cut).tables);
+        } else {
+            self.copy(rib, network);
+            self.take_next_hops(lab, network);
         }
     }
 
@@ -162,9 +163,9 @@ impl Expected {
         self.rib.tables.extend(tables);
     }
 
-    fn add_static(&mut self, rib: &Rib, network: &Network) {
-        self.copy(rib, network);
-        if !self.cut.touches(network.id) {
+    /// What the kernel does where nobody reacts.
+    fn take_next_hops(&mut self, lab: &Lab, network: &Network) {
+        if !self.cut.touches(lab, network.id) {
             return;
         }
         for node in &network.nodes {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use faults::{Cut, Expected, Faults};
 pub use journey::{Journey, Journeys};
 
-use crate::model::{EndId, Lab, NetId, Network, NodeId, Routing};
+use crate::model::{EndId, External, Lab, NetId, Network, NodeId, Routing};
 
 /// Computed routes of all nodes, without the connected ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -70,10 +70,10 @@ impl Rib {
         let distances: Vec<Vec<Option<u64>>> =
             (0..network.nodes.len()).map(|node| graph.distances_to(node)).collect();
         let mut targets = targets(lab, network, cut);
-        targets.extend(external_targets(lab, network));
+        targets.extend(external_targets(lab, network, cut));
         let table = |node: usize| {
             let mut table = graph.routes(lab, network, node, &targets, &distances);
-            table.extend(wire_routes(lab, network.nodes[node].id));
+            table.extend(wires_left(lab, network.nodes[node].id, cut));
             table.sort_by_key(|r| r.prefix);
             table
         };
@@ -165,10 +165,11 @@ fn targets(lab: &Lab, network: &Network, cut: &Cut) -> Vec<Target> {
 }
 
 /// The prefixes of other networks that nodes of this one announce.
-fn external_targets(lab: &Lab, network: &Network) -> Vec<Target> {
+fn external_targets(lab: &Lab, network: &Network, cut: &Cut) -> Vec<Target> {
     let mut targets: BTreeMap<Ipv4Net, Vec<usize>> = BTreeMap::new();
     for node in network.nodes.iter().filter(|n| !n.wires.is_empty()) {
-        for external in lab.externals(node.id) {
+        let is_up = |e: &External| e.ends(lab, node.id).iter().any(|end| cut.is_up(*end));
+        for external in lab.externals(node.id).into_iter().filter(is_up) {
             targets.entry(external.prefix).or_default().push(node.id.index);
         }
     }
@@ -180,6 +181,14 @@ fn external_targets(lab: &Lab, network: &Network) -> Vec<Target> {
 pub fn wire_routes(lab: &Lab, node: NodeId) -> Vec<Route> {
     let led = lab.externals(node).into_iter().filter(|e| !e.wires.is_empty());
     led.map(|e| Route { prefix: e.prefix, hops: e.wires, src: lab.node(node).host }).collect()
+}
+
+/// The same, over wires that are up.
+fn wires_left(lab: &Lab, node: NodeId, cut: &Cut) -> Vec<Route> {
+    let mut routes = wire_routes(lab, node);
+    routes.iter_mut().for_each(|r| r.hops.retain(|end| cut.is_up(*end)));
+    routes.retain(|r| !r.hops.is_empty());
+    routes
 }
 
 /// One network's links as seen from each node.

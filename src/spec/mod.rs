@@ -20,6 +20,7 @@ pub use apps::AppSpec;
 pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
 pub use gateways::GatewaySpec;
 pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
+pub use units::duration;
 
 use crate::model::{DataplaneChoice, Impairment, Role, Routing, Security};
 

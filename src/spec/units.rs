@@ -1,6 +1,8 @@
 //! Quantities with units: times, shares and rates. Text goes in; whole numbers of the smallest unit come out, or nothing
 //! where the text is no such quantity. It never rounds up: digits beyond the smallest unit are dropped.
 
+use std::time::Duration;
+
 use super::diag::Diagnostic;
 use super::fields::{Errors, text};
 use super::yaml::Tree;
@@ -9,6 +11,12 @@ use super::yaml::Tree;
 pub(super) fn duration_ms(tree: &Tree, what: &str, errors: &mut Errors) -> Option<u64> {
     let form = "a time such as 10s or 200ms";
     read(tree, what, form, errors, |t| duration_us(t).map(|us| us / 1000).filter(|ms| *ms <= 86_400_000))
+}
+
+/// The same, outside a lab file.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    duration_us(text.trim()).map(Duration::from_micros)
 }
 
 /// The delay of a link, in microseconds, a minute at most.
