@@ -5,7 +5,9 @@ mod check;
 mod doctor;
 mod down;
 mod exec;
+mod fault;
 mod internal;
+mod link;
 mod logs;
 mod machine;
 mod measure;
@@ -17,6 +19,7 @@ mod status;
 mod table;
 mod test;
 mod up;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -65,6 +68,12 @@ enum Command {
     Logs(logs::Args),
     /// End a service and start it again
     Restart(restart::Args),
+    /// Wait until routing has settled
+    Wait(wait::Args),
+    /// Set a link down or up
+    Link(fault::LinkArgs),
+    /// Set a node down or up
+    Node(fault::NodeArgs),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -106,6 +115,9 @@ fn run(command: Command) -> Result<u8> {
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Restart(args) => restart::run(&args),
+        Command::Wait(args) => wait::run(&args),
+        Command::Link(args) => fault::link(&args),
+        Command::Node(args) => fault::node(&args),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -10,8 +10,9 @@ use super::{DONE, measure, output, up};
 use crate::error::Result;
 use crate::lab::control::Status;
 use crate::lab::{Running, State};
-use crate::model::{Lab, Link, NodeId, Role};
+use crate::model::{Lab, Link, LinkId, NodeId, Role};
 use crate::observe::{self, Context, LinkStats, Part};
+use crate::routing::{Expected, Faults};
 
 type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
@@ -80,6 +81,9 @@ fn summary(state: &State) -> Value {
 struct Details<'a> {
     state: &'a State,
     links: Vec<LinkStats>,
+    faults: Faults,
+    /// Virtual links whose packets do not pass what lies below, as computed.
+    dead: BTreeSet<LinkId>,
     /// For each VI, in their order, the part of each base node.
     roles: Vec<Vec<Part>>,
     counters: Counters,
@@ -89,10 +93,13 @@ struct Details<'a> {
 fn details(lab: &Running, as_json: bool) -> Result<()> {
     let services = lab.init()?.services()?;
     lab.join()?;
+    let faults = lab.faults()?;
     measure::with_context(lab, |context| {
         let details = Details {
             state: lab.state(),
             links: links(context)?,
+            dead: Expected::compute(context.lab, context.rib, &faults).cut.dead,
+            faults,
             roles: context.lab.networks[1..]
                 .iter()
                 .map(|n| observe::roles(context.lab, context.rib, n.id))
@@ -127,11 +134,30 @@ impl Details<'_> {
             output::line(description);
         }
         output::line(&format!("dataplane: {}", state.why));
+        if !self.faults.is_empty() {
+            output::line(&format!("down: {}", self.down().join(", ")));
+        }
         self.print_nodes();
         self.print_links();
         self.print_roles();
         self.print_services();
         self.print_counters();
+    }
+
+    /// What has been set down, by name.
+    fn down(&self) -> Vec<String> {
+        let links = self.faults.links.iter().map(|id| format!("link {}", self.lab().full_link_name(*id)));
+        let nodes = self.faults.nodes.iter().map(|id| format!("node {}", self.lab().full_name(*id)));
+        nodes.chain(links).collect()
+    }
+
+    fn state_of(&self, stats: &LinkStats) -> &'static str {
+        match stats.ends {
+            [Some(a), Some(b)] if !a.up || !b.up => "down",
+            [Some(_), Some(_)] if self.dead.contains(&stats.link) => "dead",
+            [Some(_), Some(_)] => "up",
+            _ => "gone",
+        }
     }
 
     fn print_nodes(&self) {
@@ -181,7 +207,7 @@ impl Details<'_> {
             a.link_addr.zip(b.link_addr).map(|(a, b)| format!("{a} {b}")).unwrap_or_default(),
             link.mtu.to_string(),
             link.cost.to_string(),
-            state_of(stats).to_owned(),
+            self.state_of(stats).to_owned(),
             packets(stats),
         ];
         row.extend(self.any_security().then(|| link.security.map_or("", |s| s.as_str()).to_owned()));
@@ -247,6 +273,7 @@ impl Details<'_> {
         value["timings"] = json!(state.timings);
         value["nodes"] = lab.nodes().map(|n| self.node_json(n.id)).collect();
         value["links"] = self.links.iter().map(|s| self.link_json(lab.link(s.link), s)).collect();
+        value["down"] = json!(self.down());
         value["roles"] = json!(roles);
         value["counters"] = json!(self.counters);
         value["services"] = json!(self.services);
@@ -287,7 +314,7 @@ impl Details<'_> {
             "mtu": link.mtu,
             "security": link.security,
             "cost": link.cost,
-            "state": state_of(stats),
+            "state": self.state_of(stats),
             "ends": [end(0), end(1)],
         })
     }
@@ -309,14 +336,6 @@ fn role(role: Role) -> &'static str {
         Role::Host => "host",
         Role::Router => "router",
         Role::Both => "both",
-    }
-}
-
-fn state_of(stats: &LinkStats) -> &'static str {
-    match stats.ends {
-        [Some(a), Some(b)] if a.up && b.up => "up",
-        [Some(_), Some(_)] => "down",
-        _ => "gone",
     }
 }
 

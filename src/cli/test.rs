@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::up::{Coming, DataplaneArg};
+use super::wait::TimeoutArg;
 use super::{DONE, FAILED, code, measure, output, up};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::{self, Job, Running, Starting};
@@ -31,6 +32,8 @@ pub(super) struct Args {
     files: Vec<PathBuf>,
     #[command(flatten)]
     dataplane: DataplaneArg,
+    #[command(flatten)]
+    timeout: TimeoutArg,
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
@@ -97,7 +100,12 @@ fn try_test(file: &Path, args: &Args, signals: &SignalFd, outcome: &mut Outcome)
         output::line(&format!("{} on {}: {}", file.display(), up::carried_by(&lab, &plan), plan.why));
     }
     let path = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let job = Job { file: path, lab: Lab { name: instance(&lab.name), ..lab }, plan };
+    let job = Job {
+        file: path,
+        lab: Lab { name: instance(&lab.name), ..lab },
+        plan,
+        patience: args.timeout.timeout,
+    };
     match up::come_up(&job, signals)? {
         Coming::Interrupted(signal) => {
             outcome.interrupted = Some(signal);

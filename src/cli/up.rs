@@ -14,6 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
 use super::table::table;
+use super::wait::TimeoutArg;
 use super::{DONE, machine, measure, output};
 use crate::apply::{Progress, Timings};
 use crate::error::{Context, Error, Kind, Result};
@@ -32,6 +33,8 @@ pub(super) struct Args {
     file: PathBuf,
     #[command(flatten)]
     dataplane: DataplaneArg,
+    #[command(flatten)]
+    timeout: TimeoutArg,
     /// Print the lab as JSON
     #[arg(long)]
     json: bool,
@@ -70,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     args.dataplane.apply(&mut lab);
     let plan = plan(&lab)?;
     let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
-    let job = Job { file, lab, plan };
+    let job = Job { file, lab, plan, patience: args.timeout.timeout };
     let signals = interruptions()?;
     match come_up(&job, &signals)? {
         Coming::Ready(starting, timings) => {
@@ -189,9 +192,8 @@ impl Display {
         if !self.terminal {
             if progress.done == progress.total {
                 let unit = match progress.stage.as_str() {
-                    measure::VERIFY => "networks",
                     lab::init::NETWORK | lab::init::APPS => "running",
-                    _ => "operations",
+                    stage => measure::unit(stage).unwrap_or("operations"),
                 };
                 output::note(&format!("{}: {} {unit}", progress.stage, progress.total));
             }

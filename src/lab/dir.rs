@@ -21,12 +21,14 @@ pub(super) const VIEWS: &str = "views";
 pub(super) const LOGS: &str = "logs";
 pub(super) const STATE: &str = "state.yaml";
 pub(super) const STATE_UNFINISHED: &str = "state.yaml.new";
+pub(super) const FAULTS: &str = "faults.json";
+pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
 pub(super) const CONTROL: &str = "fastpath.sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 6] = [STATE, STATE_UNFINISHED, LOG, FASTPATH, CONTROL, INIT];
+const FILES: [&str; 8] = [STATE, STATE_UNFINISHED, FAULTS, FAULTS_UNFINISHED, LOG, FASTPATH, CONTROL, INIT];
 /// What the watcher calls itself, prctl(2) PR_SET_NAME.
 pub(super) const WATCHER: &str = "vilab-watcher";
 

@@ -36,11 +36,20 @@ const SERVICE_START: Duration = Duration::from_secs(30);
 pub const NETWORK: &str = "services";
 pub const APPS: &str = "apps";
 
-/// Checks a lab that has just been built: what of it works is not this module's to know.
+/// Checks a lab that has just been built: what of it works is not this module's to know. How long each stage of it
+/// took comes back.
 ///
-/// The path is the control socket of the fast path, where there is one.
-pub type Verify<'a> =
-    &'a (dyn Fn(&State, &Namespaces, Option<PathBuf>, &mut dyn FnMut(&Progress)) -> Result<()> + Sync);
+/// The path is the control socket of the fast path, where there is one; the time is [`Job::patience`].
+pub type Verify<'a> = &'a (
+        dyn Fn(
+    &State,
+    &Namespaces,
+    Option<PathBuf>,
+    Option<Duration>,
+    &mut dyn FnMut(&Progress),
+) -> Result<Timings>
+            + Sync
+    );
 
 /// Runs the lab whose state directory is `dir` for as long as it is up.
 ///
@@ -89,9 +98,8 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     };
     let control = job.plan.fastpath.as_ref().map(|_| super::control_socket(dir));
     start_services(&mut supervisor, &job.plan.services, NETWORK, &mut timings)?;
-    timed(&mut timings, "verify", || {
-        beside(&mut supervisor, || verify(&state, &namespaces, control, &mut tell))
-    })?;
+    let verified = beside(&mut supervisor, || verify(&state, &namespaces, control, job.patience, &mut tell))?;
+    timings.extend(verified);
     start_services(&mut supervisor, &job.plan.apps, APPS, &mut timings)?;
     state.timings.clone_from(&timings);
     state.write(dir)?;
@@ -119,7 +127,7 @@ fn start_services(
 }
 
 /// Does `work` on a thread while the services are looked after. A service that fails ends the lab at once.
-fn beside(supervisor: &mut Supervisor, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+fn beside<T: Send>(supervisor: &mut Supervisor, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let (reader, writer) = UnixStream::pair().doing(Kind::Environment, || "cannot make a socket".into())?;
     thread::scope(|scope| {
         let worker = scope.spawn(move || {
@@ -132,7 +140,8 @@ fn beside(supervisor: &mut Supervisor, work: impl FnOnce() -> Result<()> + Send)
             // The work may take long yet, and nobody waits for it any more.
             complain(e);
         }
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(settled)
+        let result = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.and_then(|value| settled.map(|()| value))
     })
 }
 

@@ -18,6 +18,7 @@ pub mod course;
 mod dir;
 pub mod engine;
 mod enter;
+mod faults;
 mod file;
 pub mod init;
 pub mod logs;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,8 @@ pub struct Job {
     pub file: PathBuf,
     pub lab: Lab,
     pub plan: Plan,
+    /// How long routing may take to settle; `None` leaves it to who verifies.
+    pub patience: Option<Duration>,
 }
 
 impl State {
