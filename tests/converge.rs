@@ -15,7 +15,7 @@ use vilab::model::{Lab, NodeId, Routing};
 use vilab::observe::{self, Context};
 use vilab::routing::{Faults, Rib};
 
-use common::{Up, dataplanes, run, vilab};
+use common::{Up, dataplanes, routings, run, vilab};
 
 const TWO_RINGS: &str = "name: x
 base: {links: [X -- Y -- Z -- X]}
@@ -220,13 +220,20 @@ fn kernel_state(name: &str, up: &Up, network: &str) -> BTreeMap<String, (String,
         .collect()
 }
 
+/// Dataplanes and kinds of routing, each with each, and a word for lab names.
+fn both() -> Vec<(&'static str, &'static str, String)> {
+    let pairs = dataplanes().into_iter().flat_map(|d| routings().into_iter().map(move |r| (d, r)));
+    pairs.map(|(dataplane, routing)| (dataplane, routing, format!("{dataplane}-{routing}"))).collect()
+}
+
 /// Criteria B2, B3, C10: routing reacts in the VI whose link is down, no other VI and not the base see anything of it,
 /// and no device comes or goes.
 #[test]
 fn a_fault_in_one_vi_is_no_other_vis() {
-    for dataplane in dataplanes() {
-        let name = &format!("converge-apart-{dataplane}");
-        let up = Up::new(name, TWO_RINGS, dataplane);
+    for (dataplane, routing, kind) in both() {
+        let name = &format!("apart-{kind}");
+        let routed = TWO_RINGS.replace("{nodes: {a: X", &format!("{{routing: {routing}, nodes: {{a: X"));
+        let up = Up::new(name, &routed, dataplane);
         let all = |up: &Up| ["base", "blue", "red"].map(|network| kernel_state(name, up, network));
         let before = all(&up);
         ok(name, &["link", "down", "blue/a--b"]);
@@ -235,21 +242,29 @@ fn a_fault_in_one_vi_is_no_other_vis() {
         assert_eq!(before[0], after[0], "the base");
         assert_eq!(before[2], after[2], "the other VI");
         assert_ne!(before[1]["blue/a"].0, after[1]["blue/a"].0, "the routes of the VI itself");
-        let devices =
-            |states: &BTreeMap<String, (String, usize)>| states.values().map(|s| s.1).collect::<Vec<_>>();
+        let reaction = before[1]["blue/c"].0 != after[1]["blue/c"].0;
+        assert_eq!(reaction, routing != "static", "who sees the link and who hears of it");
+        let devices = |states: &BTreeMap<String, (String, usize)>| -> Vec<usize> {
+            states.values().map(|s| s.1).collect()
+        };
         assert_eq!(devices(&before[1]), devices(&after[1]), "no device comes or goes");
         ok(name, &["link", "up", "blue/a--b"]);
         ok(name, &["wait"]);
-        assert_eq!(all(&up), before);
+        let again = all(&up);
+        assert_eq!((&again[0], &again[2]), (&before[0], &before[2]));
+        assert_eq!(devices(&before[1]), devices(&again[1]));
     }
 }
 
-/// Criterion C7: a TCP session of a host with two links survives the loss of one.
+/// Criterion C7: a TCP session of a host with two links survives the loss of one. Routes that are written once save it
+/// where both ends of the link have another next hop; routing saves it wherever there is another way.
 #[test]
 fn a_session_survives_the_loss_of_a_link() {
-    for dataplane in dataplanes() {
-        let name = &format!("converge-session-{dataplane}");
-        let up = Up::lab(name, "figure-05-internal-host.yaml", dataplane);
+    for (dataplane, routing, kind) in both() {
+        let name = &format!("session-{kind}");
+        let text = common::text("figure-05-internal-host.yaml");
+        let up =
+            Up::new(name, &text.replace("  home:", &format!("  home:\n    routing: {routing}")), dataplane);
         let running = up.running();
         let lab = &running.state().lab;
         let [h, k] = ["home/H", "home/K"].map(|name| lab.node(node(lab, name)));
@@ -266,21 +281,56 @@ fn a_session_survives_the_loss_of_a_link() {
         });
         let connect = || TcpStream::connect((k.host.unwrap(), 5005));
         let mut stream = namespaces.run(&h.netns, connect).unwrap().unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut exchange = |round: u8| {
             let sent = [round; 3000];
             let mut heard = [0; 3000];
             stream.write_all(&sent).unwrap();
-            stream.read_exact(&mut heard).unwrap_or_else(|e| panic!("round {round} on {dataplane}: {e}"));
+            stream.read_exact(&mut heard).unwrap_or_else(|e| panic!("round {round} of {kind}: {e}"));
             assert_eq!(sent, heard);
         };
         exchange(1);
-        ok(name, &["link", "down", "H -- B2"]);
-        ok(name, &["wait"]);
-        (2..6).for_each(&mut exchange);
-        ok(name, &["link", "up", "H -- B2"]);
-        (6..9).for_each(&mut exchange);
+        let links: &[&str] = if routing == "static" { &["H -- B2"] } else { &["H -- B2", "H -- B1"] };
+        for link in links {
+            ok(name, &["link", "down", link]);
+            ok(name, &["wait"]);
+            (2..6).for_each(&mut exchange);
+            ok(name, &["link", "up", link]);
+            ok(name, &["wait"]);
+            (6..9).for_each(&mut exchange);
+        }
         drop(stream);
         assert_eq!(echo.join().unwrap(), std::net::IpAddr::V4(h.host.unwrap()));
+    }
+}
+
+/// A protocol's routes are the computed ones while each link and each node of a network is down in turn.
+#[test]
+fn routing_reacts_as_computed() {
+    if !common::can("frr") {
+        return;
+    }
+    let text = "name: x
+base: {routing: ospf, links: [X -- Y -- Z -- X]}
+vis:
+  v: {routing: bgp, nodes: {a: X, b: Y, c: Z, d: {at: Y, role: router}}, links: [a -- b -- c -- a, c -- d]}
+  w: {over: v, routing: ospf, nodes: {p: a, q: b, r: d}, links: [p -- q -- r -- p]}
+";
+    for dataplane in dataplanes() {
+        let name = &format!("converge-react-{dataplane}");
+        let _up = Up::new(name, text, dataplane);
+        let faults = [
+            ["link", "base/X--Y"],
+            ["link", "v/a--b"],
+            ["link", "v/c--d"],
+            ["node", "base/Z"],
+            ["node", "v/c"],
+        ];
+        for [kind, target] in faults {
+            ok(name, &[kind, "down", target]);
+            ok(name, &["wait"]);
+            ok(name, &[kind, "up", target]);
+            ok(name, &["wait"]);
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::model::NodeId;
 use crate::routing::Faults;
 
 /// The next hops of the kernel of `node` towards `to`. Several links to one node count once, unless `via` names it
-/// several times.
+/// several times. An empty `via` asks that there is no route.
 pub(crate) fn route(ctx: &Context<'_>, node: NodeId, to: NodeId, via: &[NodeId]) -> Result<Verdict> {
     let name = |id: &NodeId| match id.net == node.net {
         true => ctx.lab.node(*id).name.clone(),
@@ -19,7 +19,8 @@ pub(crate) fn route(ctx: &Context<'_>, node: NodeId, to: NodeId, via: &[NodeId])
     };
     let words = |nodes: &[NodeId]| {
         let names: Vec<String> = nodes.iter().map(name).collect();
-        format!("{} to {} via {}", name(&node), name(&to), names.join(" and "))
+        let via = if names.is_empty() { "nobody".to_owned() } else { names.join(" and ") };
+        format!("{} to {} via {via}", name(&node), name(&to))
     };
     let mut expected = via.to_vec();
     expected.sort();
@@ -37,7 +38,7 @@ pub(crate) fn route(ctx: &Context<'_>, node: NodeId, to: NodeId, via: &[NodeId])
         }
         Err(why) => {
             let found = format!("{} to {}: {why}", name(&node), name(&to));
-            Verdict::of(false, words(&expected), found)
+            Verdict::of(expected.is_empty(), words(&expected), found)
         }
     })
 }

@@ -13,15 +13,15 @@ use std::process::{Command, Output};
 use vilab::lab::Running;
 use vilab::observe::doctor;
 
-/// Whether this machine has `feature`: `netns` (namespaces can be made) or `kernel` (ipip, nftables, netem and ESP). Where the
+/// Whether this machine has `feature`: `netns` (namespaces can be made) `kernel` (ipip, nftables, netem and ESP) or `frr`. Where the
 /// environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
 #[must_use]
 pub fn can(feature: &str) -> bool {
     let machine = doctor::machine().unwrap_or_default();
-    let can = if feature == "kernel" {
-        machine.ipip && machine.nft && machine.netem && machine.esp
-    } else {
-        machine.tun
+    let can = match feature {
+        "kernel" => machine.ipip && machine.nft && machine.netem && machine.esp,
+        "frr" => machine.frr.is_some(),
+        _ => machine.tun,
     };
     let required = std::env::var("VILAB_REQUIRE").unwrap_or_default();
     assert!(can || !required.split(',').any(|r| r == feature), "{feature} is required here and missing");
@@ -38,6 +38,12 @@ pub fn dataplanes() -> Vec<&'static str> {
         return Vec::new();
     }
     if can("kernel") { vec!["fastpath", "kernel"] } else { vec!["fastpath"] }
+}
+
+/// The kinds of routing this machine can test: that without daemons, and one with.
+#[must_use]
+pub fn routings() -> Vec<&'static str> {
+    if can("frr") { vec!["static", "ospf"] } else { vec!["static"] }
 }
 
 /// The command itself.
