@@ -45,9 +45,10 @@ impl Views {
         fs::create_dir(&self.dir)?;
         let mut mirrors = Mirrors::default();
         for view in views {
-            let files = view.files.keys().map(|path| (path, false));
-            for (path, is_dir) in view.dirs.iter().map(|path| (path, true)).chain(files) {
-                mirrors.make_place(Path::new(path), is_dir).map_err(|e| about(&e, path))?;
+            let all = view.files.keys().chain(&view.dirs).cloned().collect();
+            for path in outermost(&all, &view.dirs) {
+                let is_dir = view.dirs.contains(&path);
+                mirrors.make_place(Path::new(&path), is_dir).map_err(|e| about(&e, &path))?;
             }
         }
         mounts::tmpfs(&self.dir)?;

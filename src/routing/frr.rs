@@ -219,7 +219,9 @@ impl<'a> This<'a> {
     /// Five seconds is the shortest of ripd's timers; changes do not wait for it.
     fn rip(&self) -> String {
         let mut text = self.lists(self.own_prefixes());
-        text.push_str("access-list any seq 5 permit any\n");
+        if self.ends().any(|n| n.link.cost > 1) {
+            text.push_str("access-list any seq 5 permit any\n");
+        }
         if !self.node.forwards {
             for (index, prefix) in self.own_prefixes().iter().enumerate() {
                 let _ = writeln!(text, "access-list own seq {} permit {prefix} exact-match", 5 * (index + 1));
