@@ -5,178 +5,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use common::bench::{Bench, LINE, entries, network_namespaces, nobody_in, pause, wait_for};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-const LINE: &str = "base:\n  links: [X -- Y -- Z]\n";
-/// Whatever must happen happens within this; a failing test waits as long.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A directory of lab files and state of one test. No two tests see each other's labs.
-struct Bench {
-    dir: tempfile::TempDir,
-    /// Among the arguments of every process of a lab made here: they are found by it.
-    mark: String,
-    /// Network devices of the host.
-    devices: BTreeSet<String>,
-}
-
-impl Bench {
-    /// `None`, and a word, where this machine cannot make namespaces.
-    fn new() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mark = dir.path().to_string_lossy().into_owned();
-        let bench = Self { dir, mark, devices: devices() };
-        fs::create_dir(bench.run_dir()).unwrap();
-        let able = bench.vilab(&["doctor", "--json"]).status.success();
-        if !able {
-            let required = std::env::var("VILAB_REQUIRE").is_ok_and(|v| v.contains("netns"));
-            assert!(!required, "VILAB_REQUIRE asks for namespaces and there are none");
-            eprintln!("SKIPPED: this machine makes no network namespaces for us");
-        }
-        able.then_some(bench)
-    }
-
-    fn run_dir(&self) -> PathBuf {
-        self.dir.path().join("run")
-    }
-
-    fn file(&self, name: &str, rest: &str) -> String {
-        let path = self.dir.path().join(format!("{name}.yaml"));
-        fs::write(&path, format!("name: {name}\n{rest}")).unwrap();
-        path.to_string_lossy().into_owned()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vilab"));
-        command.args(args).env("VILAB_RUNTIME_DIR", self.run_dir()).env_remove("VILAB_LAB");
-        command
-    }
-
-    fn vilab(&self, args: &[&str]) -> Output {
-        self.command(args).stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.vilab(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn up(&self, name: &str) {
-        self.ok(&["up", &self.file(name, LINE)]);
-    }
-
-    /// Process ids of a lab's init and watcher.
-    fn pids(&self, name: &str) -> (i32, i32) {
-        (self.process("lab-init", name).unwrap(), self.process("lab-watcher", name).unwrap())
-    }
-
-    /// The network namespaces of a lab that has an init: those it is made of, and init's own once it has one.
-    fn namespaces(&self, lab: &str) -> BTreeSet<String> {
-        let Some(init) = self.process("lab-init", lab) else { return BTreeSet::new() };
-        let own = fs::read_link(format!("/proc/{init}/ns/net")).map(|l| l.to_string_lossy().into_owned());
-        let inside = self.run_dir().join(lab).join("ns");
-        let inside =
-            Path::new("/proc").join(init.to_string()).join("root").join(inside.strip_prefix("/").unwrap());
-        let files = fs::read_dir(inside).into_iter().flatten().flatten();
-        let host = fs::read_link("/proc/self/ns/net").map(|l| l.to_string_lossy().into_owned()).ok();
-        own.into_iter()
-            .filter(|own| Some(own) != host.as_ref())
-            .chain(files.filter_map(|f| fs::metadata(f.path()).ok()).map(|m| format!("net:[{}]", m.ino())))
-            .collect()
-    }
-
-    fn process(&self, subcommand: &str, lab: &str) -> Option<i32> {
-        self.processes().into_iter().find(|pid| {
-            let line = cmdline(*pid);
-            line.contains(subcommand) && line.split(['\0', ' ', '/']).any(|word| word == lab)
-        })
-    }
-
-    /// Processes started with this bench's directory among their arguments, zombies aside.
-    fn processes(&self) -> Vec<i32> {
-        numbers("/proc").filter(|pid| cmdline(*pid).contains(&self.mark)).collect()
-    }
-
-    /// Waits until no process of this bench's labs is left.
-    fn gone(&self) {
-        wait_for("the lab's processes to end", || self.processes().is_empty());
-    }
-
-    /// No process, no file, no mount, no device on the host. The lab's namespaces were held by its processes and by
-    /// mounts in a namespace of theirs.
-    fn nothing_left(&self) {
-        self.gone();
-        self.ok(&["status"]);
-        assert_eq!(entries(&self.run_dir()), Vec::<String>::new());
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        assert!(!mounts.contains(&self.mark), "{mounts}");
-        assert_eq!(devices(), self.devices);
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _down = self.command(&["down", "--all"]).stderr(Stdio::null()).status();
-    }
-}
-
-fn entries(dir: &Path) -> Vec<String> {
-    fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn numbers(dir: &str) -> impl Iterator<Item = i32> {
-    fs::read_dir(dir).unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
-}
-
-fn cmdline(pid: i32) -> String {
-    fs::read(format!("/proc/{pid}/cmdline"))
-        .map(|b| String::from_utf8_lossy(&b).into_owned())
-        .unwrap_or_default()
-}
-
-/// Waits for a condition without sleeping: a pipe nobody writes to times out.
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < DEADLINE, "gave up waiting for {what}");
-        pause(Duration::from_millis(2));
-    }
-}
-
-fn pause(time: Duration) {
-    let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
-    reader.set_read_timeout(Some(time)).unwrap();
-    let _timeout = std::io::Read::read(&mut &reader, &mut [0]);
-}
-
-/// The network namespaces that processes are in.
-fn network_namespaces() -> BTreeSet<String> {
-    numbers("/proc")
-        .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok())
-        .map(|link| link.to_string_lossy().into_owned())
-        .collect()
-}
-
-/// Waits until no process is in one of these. The kernel gives the number of a namespace that has ended to the next
-/// one, so another test's lab may have it for a moment.
-fn nobody_in(namespaces: &BTreeSet<String>) {
-    wait_for("the namespaces to end", || network_namespaces().is_disjoint(namespaces));
-}
-
-fn devices() -> BTreeSet<String> {
-    entries(Path::new("/sys/class/net")).into_iter().collect()
-}
 
 fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();

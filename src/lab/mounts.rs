@@ -3,12 +3,15 @@
 
 use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::readlinkat;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+use crate::sys::mount::{copy, put};
 
 const NONE: Option<&str> = None;
 
@@ -55,11 +58,10 @@ pub fn mirror(dir: &Path) -> io::Result<()> {
 
 /// The directory itself cannot be named any more once it is mounted over; its descriptor still leads there.
 fn reflect(below: &File, entry: &DirEntry, dir: &Path) -> io::Result<()> {
-    let source = PathBuf::from(format!("/proc/self/fd/{}", below.as_raw_fd())).join(entry.file_name());
-    let target = dir.join(entry.file_name());
-    let kind = entry.file_type()?;
+    let (name, kind) = (PathBuf::from(entry.file_name()), entry.file_type()?);
+    let target = dir.join(&name);
     if kind.is_symlink() {
-        return symlink(fs::read_link(source)?, target);
+        return symlink(readlinkat(below, &name)?, target);
     }
     if kind.is_dir() {
         fs::create_dir(&target)?;
@@ -67,10 +69,10 @@ fn reflect(below: &File, entry: &DirEntry, dir: &Path) -> io::Result<()> {
         File::create(&target)?;
     }
     // With all that is mounted inside: an unprivileged lab may not have one without the other.
-    match mount(Some(&source), &target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE) {
+    match copy(Some(below.as_fd()), &name) {
         // It has gone meanwhile.
-        Err(nix::errno::Errno::ENOENT) => Ok(()),
-        other => Ok(other?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        copied => put(&copied?, &target),
     }
 }
 

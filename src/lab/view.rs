@@ -4,7 +4,7 @@
 //! lab's mount namespace first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use super::mounts;
 use crate::plan::View;
+use crate::sys::mount;
 
 /// Everybody may write and nobody removes what is another's, as in /tmp: daemons that give up root write there too.
 const PUBLIC: u32 = 0o1777;
 /// Files of a view belong to root and can be read by all.
 const READABLE: u32 = 0o644;
+
+/// Directories of the machine that stay in sight where they are: the sockets of its users' sessions.
+const KEPT: [&str; 1] = ["/run/user"];
 
 /// What a process that enters a node needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -45,10 +49,9 @@ impl Views {
         fs::create_dir(&self.dir)?;
         let mut mirrors = Mirrors::default();
         for view in views {
-            let all = view.files.keys().chain(&view.dirs).cloned().collect();
-            for path in outermost(&all, &view.dirs) {
-                let is_dir = view.dirs.contains(&path);
-                mirrors.make_place(Path::new(&path), is_dir).map_err(|e| about(&e, &path))?;
+            let paths: BTreeSet<&String> = view.dirs.iter().chain(view.files.keys()).collect();
+            for path in paths.into_iter().filter(|p| !inside(p, &view.dirs)) {
+                mirrors.make_place(Path::new(path), view.dirs.contains(path)).map_err(|e| about(&e, path))?;
             }
         }
         mounts::tmpfs(&self.dir)?;
@@ -68,13 +71,17 @@ impl Views {
             binds.insert(dir.clone());
         }
         for (path, text) in &view.files {
-            let place = below(&root, path);
+            // A link of the machine's that leads into one of the directories leads to the file there.
+            let real = fs::canonicalize(path).ok().and_then(|p| p.to_str().map(str::to_owned));
+            let path = real.filter(|p| inside(p, &view.dirs)).unwrap_or_else(|| path.clone());
+            let place = below(&root, &path);
             place.parent().map_or(Ok(()), fs::create_dir_all)?;
             fs::write(&place, text)?;
             fs::set_permissions(&place, Permissions::from_mode(READABLE))?;
-            binds.insert(path.clone());
+            binds.insert(path);
         }
-        let manifest = Manifest { hostname: hostname.to_owned(), binds: outermost(&binds, &view.dirs) };
+        binds.retain(|path| !inside(path, &view.dirs));
+        let manifest = Manifest { hostname: hostname.to_owned(), binds };
         fs::write(self.manifest(netns), serde_json::to_vec(&manifest)?)
     }
 
@@ -83,8 +90,20 @@ impl Views {
         let manifest: Manifest = serde_json::from_slice(&fs::read(self.manifest(netns))?)?;
         nix::unistd::sethostname(&manifest.hostname)?;
         let root = self.dir.join(netns).join("root");
-        for path in &manifest.binds {
-            mounts::bind(below(&root, path), path).map_err(|e| about(&e.into(), path))?;
+        // Copied before the first is put in its place, for that may hide the others.
+        let copy = |path: &str| mount::copy(None, Path::new(path));
+        let own =
+            manifest.binds.iter().map(|path| Ok((path.as_str(), mount::copy(None, &below(&root, path))?)));
+        let own = own.collect::<io::Result<Vec<_>>>()?;
+        let kept: Vec<_> = KEPT.iter().filter_map(|path| Some((*path, copy(path).ok()?))).collect();
+        for (path, copied) in &own {
+            mount::put(copied, Path::new(path)).map_err(|e| about(&e, path))?;
+        }
+        for (path, copied) in &kept {
+            // Where nothing was put over them, they are still there.
+            fs::create_dir_all(path)
+                .and_then(|()| mount::put(copied, Path::new(path)))
+                .map_err(|e| about(&e, path))?;
         }
         Ok(())
     }
@@ -108,10 +127,9 @@ fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// What is not inside one of the directories, which bring it along.
-fn outermost(binds: &BTreeSet<String>, dirs: &[String]) -> BTreeSet<String> {
-    let inside = |path: &str| dirs.iter().any(|d| path != d && Path::new(path).starts_with(d));
-    binds.iter().filter(|path| !inside(path)).cloned().collect()
+/// Whether a directory brings `path` along.
+fn inside(path: &str, dirs: &[String]) -> bool {
+    dirs.iter().any(|d| path != d && Path::new(path).starts_with(d))
 }
 
 /// The directories of the host that are mirrored.
@@ -147,7 +165,7 @@ impl Mirrors {
             return fs::create_dir_all(path);
         }
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
-        fs::File::create(path).map(drop)
+        File::create(path).map(drop)
     }
 }
 
@@ -177,15 +195,28 @@ pub(super) fn put_all(
 mod tests {
     use super::*;
 
-    fn set(paths: &[&str]) -> BTreeSet<String> {
-        paths.iter().map(|p| (*p).to_owned()).collect()
+    #[test]
+    fn a_directory_brings_what_is_in_it() {
+        let dirs = vec!["/etc/frr".to_owned()];
+        assert!(inside("/etc/frr/zebra.conf", &dirs));
+        assert!(!inside("/etc/frr", &dirs) && !inside("/etc/frrx", &dirs) && !inside("/etc", &dirs));
     }
 
     #[test]
-    fn a_directory_brings_what_is_in_it() {
-        let binds = set(&["/etc/frr", "/etc/frr/zebra.conf", "/etc/frrx", "/etc/hosts"]);
-        let dirs = vec!["/etc/frr".to_owned()];
-        assert_eq!(outermost(&binds, &dirs), set(&["/etc/frr", "/etc/frrx", "/etc/hosts"]));
+    fn a_link_of_the_machines_into_a_directory_leads_to_the_file_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, target) = (dir.path().join("resolv.conf"), dir.path().join("run/stub"));
+        fs::create_dir(dir.path().join("run")).unwrap();
+        fs::write(&target, "the machine's").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let views = Views { dir: dir.path().join("views") };
+        let dirs = vec![text(&dir.path().join("run"))];
+        let view = View { files: [(text(&link), "the node's".to_owned())].into(), dirs: dirs.clone() };
+        views.put("b.X", "X", &view).unwrap();
+        assert_eq!(fs::read_to_string(views.backing("b.X", &text(&target))).unwrap(), "the node's");
+        let manifest: Manifest = serde_json::from_slice(&fs::read(views.manifest("b.X")).unwrap()).unwrap();
+        assert_eq!(manifest.binds, BTreeSet::from_iter(dirs));
     }
 
     #[test]

@@ -42,6 +42,9 @@ const NODE_SYSCTLS: [(&str, &str); 6] = [
     ("net/ipv4/icmp_errors_use_inbound_ifaddr", "1"),
 ];
 
+/// What programs write into that run once on a machine, and here once in each node: sockets, process ids, logs.
+const PRIVATE: [&str; 2] = ["/run", "/var/log"];
+
 /// Drops the port unreachable that the kernel sends for a packet of protocol 4: the protocol field of the header
 /// quoted behind the 8 bytes of the ICMP header lies at bit 136.
 const SILENCE: &str = "table ip vi_fastpath {
@@ -547,7 +550,8 @@ impl<'a> Planner<'a> {
     }
 
     fn view(&self, node: &Node) -> View {
-        let mut view = View { files: [("/etc/hosts".to_owned(), self.hosts(node))].into(), dirs: Vec::new() };
+        let files = [("/etc/hosts".to_owned(), self.hosts(node))].into();
+        let mut view = View { files, dirs: PRIVATE.map(str::to_owned).to_vec() };
         routing::add_to_view(self.lab, node.id, self.machine, &mut view);
         view
     }

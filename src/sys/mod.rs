@@ -5,6 +5,7 @@ pub mod child;
 pub mod filter;
 pub mod limits;
 pub mod link_socket;
+pub mod mount;
 pub mod packet_socket;
 pub mod pidfd;
 pub mod socket;

@@ -4,8 +4,11 @@
     dead_code,
     unreachable_pub,
     clippy::print_stdout,
+    clippy::unwrap_used,
     reason = "each test binary uses its part; a skip must be seen"
 )]
+
+pub mod bench;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -1,0 +1,202 @@
+//! A directory of lab files and state of one test, its labs, and what is left of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The user and group that stand for those who are not root.
+const NOBODY: u32 = 65_534;
+pub const LINE: &str = "base:\n  links: [X -- Y -- Z]\n";
+/// Whatever must happen happens within this; a failing test waits as long.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A directory of lab files and state of one test. No two tests see each other's labs.
+#[derive(Debug)]
+pub struct Bench {
+    pub dir: tempfile::TempDir,
+    /// Among the arguments of every process of a lab made here: they are found by it.
+    mark: String,
+    /// Network devices of the host.
+    devices: BTreeSet<String>,
+    /// Whose labs they are, if not ours, and the copy of the program that this user may run.
+    user: Option<(u32, PathBuf)>,
+}
+
+impl Bench {
+    /// `None`, and a word, where this machine cannot make namespaces.
+    pub fn new() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().to_string_lossy().into_owned();
+        Self::over(Self { dir, mark, devices: devices(), user: None })
+    }
+
+    /// A bench of an unprivileged user's; `None`, and a word, where that cannot be.
+    pub fn unprivileged() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIPPED: every test of this run is unprivileged");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("vilab");
+        fs::copy(env!("CARGO_BIN_EXE_vilab"), &program).unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let mark = dir.path().to_string_lossy().into_owned();
+        Self::over(Self { dir, mark, devices: devices(), user: Some((NOBODY, program)) })
+    }
+
+    fn over(bench: Self) -> Option<Self> {
+        fs::create_dir(bench.run_dir()).unwrap();
+        if let Some((uid, _)) = bench.user {
+            std::os::unix::fs::chown(bench.run_dir(), Some(uid), Some(uid)).unwrap();
+        }
+        let able = bench.vilab(&["doctor", "--json"]).status.success();
+        if !able {
+            let required = std::env::var("VILAB_REQUIRE").is_ok_and(|v| v.contains("netns"));
+            assert!(!required, "VILAB_REQUIRE asks for namespaces and there are none");
+            eprintln!("SKIPPED: this machine makes no network namespaces for us");
+        }
+        able.then_some(bench)
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub fn file(&self, name: &str, rest: &str) -> String {
+        let path = self.dir.path().join(format!("{name}.yaml"));
+        fs::write(&path, format!("name: {name}\n{rest}")).unwrap();
+        path.to_string_lossy().into_owned()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = match &self.user {
+            Some((uid, program)) => {
+                let mut command = Command::new(program);
+                command.uid(*uid).gid(*uid).current_dir("/");
+                command
+            }
+            None => Command::new(env!("CARGO_BIN_EXE_vilab")),
+        };
+        command.args(args).env("VILAB_RUNTIME_DIR", self.run_dir()).env_remove("VILAB_LAB");
+        command
+    }
+
+    pub fn vilab(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.vilab(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn up(&self, name: &str) {
+        self.ok(&["up", &self.file(name, LINE)]);
+    }
+
+    /// Process ids of a lab's init and watcher.
+    pub fn pids(&self, name: &str) -> (i32, i32) {
+        (self.process("lab-init", name).unwrap(), self.process("lab-watcher", name).unwrap())
+    }
+
+    /// The network namespaces of a lab that has an init: those it is made of, and init's own once it has one.
+    pub fn namespaces(&self, lab: &str) -> BTreeSet<String> {
+        let Some(init) = self.process("lab-init", lab) else { return BTreeSet::new() };
+        let own = fs::read_link(format!("/proc/{init}/ns/net")).map(|l| l.to_string_lossy().into_owned());
+        let inside = self.run_dir().join(lab).join("ns");
+        let inside =
+            Path::new("/proc").join(init.to_string()).join("root").join(inside.strip_prefix("/").unwrap());
+        let files = fs::read_dir(inside).into_iter().flatten().flatten();
+        let host = fs::read_link("/proc/self/ns/net").map(|l| l.to_string_lossy().into_owned()).ok();
+        own.into_iter()
+            .filter(|own| Some(own) != host.as_ref())
+            .chain(files.filter_map(|f| fs::metadata(f.path()).ok()).map(|m| format!("net:[{}]", m.ino())))
+            .collect()
+    }
+
+    pub fn process(&self, subcommand: &str, lab: &str) -> Option<i32> {
+        self.processes().into_iter().find(|pid| {
+            let line = cmdline(*pid);
+            line.contains(subcommand) && line.split(['\0', ' ', '/']).any(|word| word == lab)
+        })
+    }
+
+    /// Processes started with this bench's directory among their arguments, zombies aside.
+    pub fn processes(&self) -> Vec<i32> {
+        numbers("/proc").filter(|pid| cmdline(*pid).contains(&self.mark)).collect()
+    }
+
+    /// Waits until no process of this bench's labs is left.
+    pub fn gone(&self) {
+        wait_for("the lab's processes to end", || self.processes().is_empty());
+    }
+
+    /// No process, no file, no mount, no device on the host. The lab's namespaces were held by its processes and by
+    /// mounts in a namespace of theirs.
+    pub fn nothing_left(&self) {
+        self.gone();
+        self.ok(&["status"]);
+        assert_eq!(entries(&self.run_dir()), Vec::<String>::new());
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(&self.mark), "{mounts}");
+        assert_eq!(devices(), self.devices);
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _down = self.command(&["down", "--all"]).stderr(Stdio::null()).status();
+    }
+}
+
+pub fn entries(dir: &Path) -> Vec<String> {
+    fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+pub fn numbers(dir: &str) -> impl Iterator<Item = i32> {
+    fs::read_dir(dir).unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+pub fn cmdline(pid: i32) -> String {
+    fs::read(format!("/proc/{pid}/cmdline"))
+        .map(|b| String::from_utf8_lossy(&b).into_owned())
+        .unwrap_or_default()
+}
+
+/// Waits for a condition without sleeping: a pipe nobody writes to times out.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "gave up waiting for {what}");
+        pause(Duration::from_millis(2));
+    }
+}
+
+pub fn pause(time: Duration) {
+    let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    reader.set_read_timeout(Some(time)).unwrap();
+    let _timeout = std::io::Read::read(&mut &reader, &mut [0]);
+}
+
+/// The network namespaces that processes are in.
+pub fn network_namespaces() -> BTreeSet<String> {
+    numbers("/proc")
+        .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok())
+        .map(|link| link.to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Waits until no process is in one of these. The kernel gives the number of a namespace that has ended to the next
+/// one, so another test's lab may have it for a moment.
+pub fn nobody_in(namespaces: &BTreeSet<String>) {
+    wait_for("the namespaces to end", || network_namespaces().is_disjoint(namespaces));
+}
+
+pub fn devices() -> BTreeSet<String> {
+    entries(Path::new("/sys/class/net")).into_iter().collect()
+}
