@@ -17,6 +17,7 @@ pub mod fastpath;
 pub mod isis;
 pub mod lab;
 pub mod model;
+pub mod names;
 pub mod netlink;
 pub mod observe;
 pub mod packet;

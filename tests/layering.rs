@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What each module may import of the crate. A module that is not here may not exist.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
     ("error", &["spec"]),
     ("spec", &["error", "model", "spec"]),
     ("expand", &["expand", "model", "spec"]),
     ("model", &["error", "expand", "model", "packet", "routing", "spec"]),
     ("routing", &["model", "routing"]),
-    ("plan", &["error", "fastpath", "isis", "model", "packet", "plan", "routing", "shape"]),
+    ("names", &["error", "lab", "model", "names", "sys"]),
+    ("plan", &["error", "fastpath", "isis", "model", "names", "packet", "plan", "routing", "shape"]),
     ("packet", &["packet"]),
     ("shape", &["model", "shape"]),
     ("sys", &["sys"]),
@@ -22,8 +23,8 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     (
         "lab",
         &[
-            "apply", "error", "fastpath", "isis", "lab", "model", "netlink", "plan", "process", "routing",
-            "sys",
+            "apply", "error", "fastpath", "isis", "lab", "model", "names", "netlink", "plan", "process",
+            "routing", "sys",
         ],
     ),
     (

@@ -51,11 +51,11 @@ fn up_exec_down() {
 }
 
 #[test]
-fn exactly_two_processes_on_the_host() {
+fn a_lab_without_services_is_three_processes() {
     let Some(bench) = Bench::new() else { return };
     bench.up("one");
     let (init, watcher) = bench.pids("one");
-    let mut expected = vec![init, watcher];
+    let mut expected = vec![init, watcher, bench.process("lab-names", "one").unwrap()];
     expected.sort_unstable();
     let mut found = bench.processes();
     found.sort_unstable();

@@ -222,6 +222,67 @@ fn place(bench: &Bench, name: &str) -> String {
     dir.to_string_lossy().into_owned()
 }
 
+/// Asks a node's name server over UDP, as programs do that read no names file; prints the code and the records.
+const ASK: &str = "
+import socket, struct, sys
+name, kind = sys.argv[1], int(sys.argv[2])
+labels = b''.join(bytes([len(l)]) + l.encode() for l in name.split('.'))
+query = struct.pack('>HHHHHH', 7, 0x100, 1, 0, 0, 0) + labels + b'\\0' + struct.pack('>HH', kind, 1)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+s.sendto(query, ('127.0.0.53', 53))
+r = s.recv(4096)
+print(r[3] & 15, struct.unpack('>H', r[6:8])[0], '.'.join(map(str, r[-4:])))
+";
+
+/// Names: each network is a zone of its own, forwards and backwards, and there is nothing else.
+#[test]
+fn every_node_can_ask_for_the_names_of_its_network() {
+    for bench in benches() {
+        bench.ok(&["up", &lab(&bench, "  - {at: a, run: sleep 4718}\n")]);
+        let ask = |at: &str, name: &str, kind: &str| {
+            bench.ok(&["exec", at, "--", "python3", "-c", ASK, name, kind]).trim().to_owned()
+        };
+        let address = bench.ok(&["exec", "b", "--", "hostname", "-i"]).trim().to_owned();
+        for name in ["b", "b.v", "B.V"] {
+            assert_eq!(ask("a", name, "1"), format!("0 1 {address}"));
+        }
+        let reversed: Vec<&str> = address.rsplit('.').collect();
+        let reversed = format!("{}.in-addr.arpa", reversed.join("."));
+        assert!(ask("a", &reversed, "12").starts_with("0 1 "));
+        assert!(ask("a", "X", "1").starts_with("3 0 ") && ask("a", "example.org", "1").starts_with("3 0 "));
+        assert!(ask("X", "Z.base", "1").starts_with("0 1 ") && ask("X", "b.v", "1").starts_with("3 0 "));
+        let resolver = bench.ok(&["exec", "a", "cat", "/etc/resolv.conf"]);
+        assert_eq!(resolver, "nameserver 127.0.0.53\nsearch v\n");
+    }
+}
+
+/// A program of the user's that answers names has its port: one that is ready before the lab's own asks for it keeps
+/// it, alone; any that shares its UDP port, and any over TCP, starts at any time.
+#[test]
+fn a_name_server_of_the_users_has_its_port() {
+    let Some(bench) = Bench::new() else { return };
+    let own = "python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
+               s.bind((\\\"\\\", 53)); print(\\\"bound\\\", flush=True); \
+               [s.sendto(m[:2] + bytes([0x80, 5]) + m[4:], f) for m, f in iter(lambda: s.recvfrom(512), 0)]'";
+    let apps = format!("  - {{at: a, name: own, run: \"{own}\", restart: always, ready: {{log: bound}}}}\n");
+    bench.ok(&["up", &lab(&bench, &apps)]);
+    let ask = || bench.ok(&["exec", "a", "--", "python3", "-c", ASK, "b", "1"]);
+    assert!(ask().starts_with("5 "), "the user's own refuses");
+    bench.ok(&["restart", "own"]);
+    assert!(ask().starts_with("5 "), "and again");
+    let bind = |kind: &str, option: &str| {
+        let program = format!(
+            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_{kind}); {option}; s.bind(('', 53)); \
+             s.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == 1 and s.listen()"
+        );
+        bench.vilab(&["exec", "b", "--", "python3", "-c", &program]).status.success()
+    };
+    let share = "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)";
+    assert!(bind("DGRAM", share) && bind("STREAM", share) && bind("STREAM", "0"));
+    assert!(!bind("DGRAM", "0"), "the port is the lab's where a program came too late and does not share it");
+}
+
 /// Many services start side by side: what 40 of them take is far from 40 times what one takes.
 #[test]
 fn forty_services_start_within_a_second() {

@@ -20,6 +20,9 @@ pub(super) enum Command {
     /// The fast path of a lab: started by its init
     #[command(name = lab::init::ENGINE, hide = true)]
     Engine { dir: PathBuf },
+    /// Answers for the names of a lab: started by its init
+    #[command(name = lab::init::ANSWERS, hide = true)]
+    Names { dir: PathBuf },
     /// What namespaces of an unprivileged user can do: started by up and doctor
     #[command(name = machine::PROBE, hide = true)]
     Probe { what: machine::Probe },
@@ -33,6 +36,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Watcher { base, lab } => lab::watcher::run(&base, &lab)?,
         Command::Init { dir, watcher } => lab::init::run(&dir, watcher, &measure::verify)?,
         Command::Engine { dir } => lab::engine::run(&dir)?,
+        Command::Names { dir } => lab::engine::answer(&dir)?,
         Command::Probe { what } => machine::probe(what)?,
         Command::Tester { lab } => test::measure(&lab)?,
     }

@@ -25,10 +25,12 @@ pub(super) const FAULTS: &str = "faults.json";
 pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
+pub(super) const NAMES: &str = "names.json";
 pub(super) const CONTROL: &str = "fastpath.sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 8] = [STATE, STATE_UNFINISHED, FAULTS, FAULTS_UNFINISHED, LOG, FASTPATH, CONTROL, INIT];
+const FILES: [&str; 9] =
+    [STATE, STATE_UNFINISHED, FAULTS, FAULTS_UNFINISHED, LOG, FASTPATH, NAMES, CONTROL, INIT];
 /// What the watcher calls itself, prctl(2) PR_SET_NAME.
 pub(super) const WATCHER: &str = "vilab-watcher";
 

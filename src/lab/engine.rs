@@ -1,21 +1,29 @@
-//! The process that runs the fast path of a lab. A state directory goes in; packets are forwarded until the process
-//! is killed. It never configures the kernel.
+//! The lab's own processes: the one that runs the fast path, and the one that answers for names. A state directory
+//! goes in; packets are forwarded, and questions answered, until the process is killed. They never configure the
+//! kernel.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
 
 use super::Namespaces;
 use super::message::{Failure, Message};
 use crate::apply::Timings;
 use crate::error::{Context, Kind, Result};
 use crate::fastpath::{self, Config};
+use crate::names;
 
 pub(super) fn config_file(dir: &Path) -> PathBuf {
     dir.join(super::dir::FASTPATH)
+}
+
+pub(super) fn names_file(dir: &Path) -> PathBuf {
+    dir.join(super::dir::NAMES)
 }
 
 /// Runs the fast path of the lab whose state directory is `dir`.
@@ -30,12 +38,38 @@ pub fn run(dir: &Path) -> Result<()> {
     result
 }
 
+/// Answers for the names of the lab whose state directory is `dir`.
+///
+/// # Errors
+/// If it cannot start or stops.
+pub fn answer(dir: &Path) -> Result<()> {
+    let result = resolve(dir);
+    if let Err(e) = &result {
+        let _gone = Message::Failed(Failure::from(e)).send(io::stdout());
+    }
+    result
+}
+
+fn resolve(dir: &Path) -> Result<()> {
+    let what = || "cannot start answering for names".to_owned();
+    begin(c"vilab-names").doing(Kind::Environment, what)?;
+    let config: names::Config = read(&names_file(dir)).doing(Kind::Bug, what)?;
+    names::run(&config, &Namespaces::at(super::namespaces_dir(dir)), announce)
+}
+
+fn begin(name: &CStr) -> nix::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    prctl::set_name(name)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_reader(BufReader::new(File::open(path)?))?)
+}
+
 fn forward(dir: &Path) -> Result<()> {
     let what = || "cannot start the fast path".to_owned();
-    prctl::set_pdeathsig(Signal::SIGKILL).doing(Kind::Environment, what)?;
-    prctl::set_name(c"vilab-fastpath").doing(Kind::Environment, what)?;
-    let file = File::open(config_file(dir)).doing(Kind::Environment, what)?;
-    let config: Config = serde_json::from_reader(BufReader::new(file)).doing(Kind::Bug, what)?;
+    begin(c"vilab-fastpath").doing(Kind::Environment, what)?;
+    let config: Config = read(&config_file(dir)).doing(Kind::Bug, what)?;
     let namespaces = Namespaces::at(super::namespaces_dir(dir));
     let control = super::control_socket(dir);
     // That of the engine before this one, if that was killed.
@@ -43,7 +77,7 @@ fn forward(dir: &Path) -> Result<()> {
     fastpath::run(&config, &namespaces, &control, announce)
 }
 
-/// Says that the engine forwards, and closes standard output: whoever waits for it reads to the end.
+/// Says that the process does its work, and closes standard output: whoever waits for it reads to the end.
 fn announce() {
     let _gone = Message::Ready(Timings::new()).send(io::stdout());
     if let Ok(null) = File::options().write(true).open("/dev/null") {

@@ -24,11 +24,25 @@ use super::view::{self, Views};
 use super::{Namespaces, mounts, service};
 use crate::apply::{self, Progress, StageTime, Timings};
 use crate::error::{Context, Error, Kind, Result};
+use crate::names;
 use crate::plan::Service;
 
 /// The subcommand under which [`super::engine::run`] is started.
 pub const ENGINE: &str = "lab-engine";
-/// How long the engine may take until it forwards.
+/// The subcommand under which [`super::engine::answer`] is started.
+pub const ANSWERS: &str = "lab-names";
+
+/// One of the lab's own processes: its name as a service, in words, and its subcommand.
+struct Own {
+    name: &'static str,
+    what: &'static str,
+    subcommand: &'static str,
+}
+
+const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subcommand: ENGINE };
+const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
+
+/// How long one of them may take until it does its work.
 const ENGINE_START: Duration = Duration::from_secs(30);
 /// How long services may take until they are ready; those of the network longer than until it has been verified.
 const SERVICE_START: Duration = Duration::from_secs(30);
@@ -82,7 +96,7 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let home = job.file.parent().unwrap_or(Path::new("/"));
     let mut supervisor = Supervisor::new(dir, &job.lab.name, home).doing(Kind::Environment, building)?;
     if job.plan.fastpath.is_some() {
-        timed(&mut timings, "fast path", || start_engine(&mut supervisor, dir, &job.lab.name))?;
+        timed(&mut timings, "fast path", || start_own(&mut supervisor, dir, &FASTPATH))?;
     }
     let mut state = State {
         schema: state::SCHEMA.to_owned(),
@@ -101,6 +115,7 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let verified = beside(&mut supervisor, || verify(&state, &namespaces, control, job.patience, &mut tell))?;
     timings.extend(verified);
     start_services(&mut supervisor, &job.plan.apps, APPS, &mut timings)?;
+    timed(&mut timings, "names", || start_own(&mut supervisor, dir, &NAMES))?;
     state.timings.clone_from(&timings);
     state.write(dir)?;
     let _gone = Message::Ready(timings).send(io::stdout());
@@ -192,22 +207,27 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<Namespaces> {
     if let Some(config) = &job.plan.fastpath {
         fs::write(super::engine::config_file(dir), serde_json::to_vec(config)?)?;
     }
+    fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
     Ok(Namespaces::at(ns))
 }
 
-fn start_engine(supervisor: &mut Supervisor, dir: &Path, lab: &str) -> Result<()> {
-    let argv = [format!("vilab: fast path {lab}"), ENGINE.to_owned(), dir.to_string_lossy().into_owned()];
-    supervisor.add_own(service::own("fastpath", argv.into()), |mut command| {
+/// Starts one of the lab's own processes and waits until it says that it does its work.
+fn start_own(supervisor: &mut Supervisor, dir: &Path, own: &Own) -> Result<()> {
+    let lab = dir.file_name().unwrap_or_default().to_string_lossy();
+    let title = format!("vilab: {} {lab}", own.what);
+    let argv = [title, own.subcommand.to_owned(), dir.to_string_lossy().into_owned()];
+    supervisor.add_own(service::own(own.name, argv.into()), |mut command| {
         let child = command.stdout(Stdio::piped()).spawn();
-        let child = child.doing(Kind::Environment, || "cannot start the fast path".into())?;
+        let child = child.doing(Kind::Environment, || format!("cannot start the {}", own.what))?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-        ready(child).map(|()| pid)
+        ready(child, own.what).map(|()| pid)
     })
 }
 
-/// Waits for the engine's word that it forwards.
-fn ready(mut child: Child) -> Result<()> {
-    let fail = |e: &dyn std::fmt::Display| Error::environment("the fast path does not start").because(e);
+/// Waits for a process's word that it does its work.
+fn ready(mut child: Child, what: &str) -> Result<()> {
+    let fail =
+        |e: &dyn std::fmt::Display| Error::environment(format!("the {what} does not start")).because(e);
     let Some(mut stdout) = child.stdout.take() else { return Ok(()) };
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
     let limit = PollTimeout::try_from(ENGINE_START).unwrap_or(PollTimeout::MAX);

@@ -15,8 +15,9 @@ use super::mounts;
 use crate::plan::View;
 use crate::sys::mount;
 
-/// Everybody may write and nobody removes what is another's, as in /tmp: daemons that give up root write there too.
-const PUBLIC: u32 = 0o1777;
+/// Everybody may write: daemons that give up root do. Without the sticky bit of /tmp, for with it not even root may
+/// write again into what a daemon that gave root up has left there (`fs.protected_regular` of sysctl(8)).
+const PUBLIC: u32 = 0o777;
 /// Files of a view belong to root and can be read by all.
 const READABLE: u32 = 0o644;
 

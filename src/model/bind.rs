@@ -17,6 +17,9 @@ pub(super) fn tests(lab: &Lab, specs: &[TestSpec], source: &str, errors: &mut Er
     specs.iter().filter_map(|spec| test(lab, spec, source, errors)).collect()
 }
 
+/// What `vilab logs` knows beside the apps.
+const RESERVED: [&str; 3] = ["lab", "fastpath", "names"];
+
 /// Binds all apps. One without a name is called after its program; a second of that name gets a number.
 pub(super) fn apps(lab: &Lab, specs: &[AppSpec], errors: &mut Errors) -> Vec<App> {
     let mut apps: Vec<App> = Vec::new();
@@ -31,7 +34,7 @@ pub(super) fn apps(lab: &Lab, specs: &[AppSpec], errors: &mut Errors) -> Vec<App
 }
 
 fn app_name(spec: &AppSpec, earlier: &[App], errors: &mut Errors) -> String {
-    let taken = |name: &str| earlier.iter().any(|a| a.name == name);
+    let taken = |name: &str| RESERVED.contains(&name) || earlier.iter().any(|a| a.name == name);
     let Some(name) = &spec.name else {
         let program = spec.run.first().map_or("", |p| p.rsplit('/').next().unwrap_or(p));
         let plain: String =
@@ -43,6 +46,9 @@ fn app_name(spec: &AppSpec, earlier: &[App], errors: &mut Errors) -> String {
     if let Some(fault) = names::node_fault(&name.value) {
         let title = format!("`{}` cannot be the name of an app", name.value);
         errors.push(Diagnostic::new("name", name.span, title).label(fault));
+    } else if RESERVED.contains(&name.value.as_str()) {
+        let title = format!("`{}` cannot be the name of an app", name.value);
+        errors.push(Diagnostic::new("name", name.span, title).label("one of the lab's own processes"));
     } else if taken(&name.value) {
         let title = format!("there are two apps `{}`", name.value);
         errors.push(Diagnostic::new("duplicate-app", name.span, title));

@@ -17,6 +17,7 @@ use crate::model::{
     App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, GATEWAYS, Lab, Link, NetId, Network, Node, NodeId,
     Routing, TestKind, names,
 };
+use crate::names::resolv_conf;
 use crate::routing::{Rib, Route};
 
 /// One IPv4 header without options.
@@ -550,7 +551,9 @@ impl<'a> Planner<'a> {
     }
 
     fn view(&self, node: &Node) -> View {
-        let files = [("/etc/hosts".to_owned(), self.hosts(node))].into();
+        let resolver = resolv_conf(&self.lab.net(node.id.net).name);
+        let files =
+            [("/etc/hosts".to_owned(), self.hosts(node)), ("/etc/resolv.conf".to_owned(), resolver)].into();
         let mut view = View { files, dirs: PRIVATE.map(str::to_owned).to_vec() };
         routing::add_to_view(self.lab, node.id, self.machine, &mut view);
         view
