@@ -109,6 +109,7 @@ fn a_late_route_ends_the_wait_at_once() {
             rib: &rib,
             namespaces: &running.namespaces(),
             dataplanes: &running.state().dataplanes,
+            netem: running.state().netem,
             fastpath_control: running.fastpath_control(),
         };
         let wait = |patience| observe::converge(&ctx, &Faults::default(), patience, &mut |_, _| ());

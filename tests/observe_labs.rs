@@ -107,6 +107,7 @@ fn failures(path: &Path) -> Vec<String> {
         rib: &rib,
         namespaces: &namespaces,
         dataplanes: &plan.dataplanes,
+        netem: plan.netem,
         fastpath_control: engine.as_ref().map(|_| dir.path().join("control")),
     };
     if let Err(e) = observe::verify(&ctx, &mut |_| ()) {

@@ -6,34 +6,39 @@ use std::time::{Duration, Instant};
 use crate::apply::{Progress, StageTime, Timings};
 use crate::error::Result;
 use crate::lab::{Namespaces, Running, State};
+use crate::model::{EndId, Impairment, LinkId, LinkMeasured};
 use crate::observe::{self, Context};
+use crate::plan::{self, Way};
 use crate::routing::{Faults, Rib};
 
 /// The stages of [`verify`].
 const ROUTING: &str = "routing";
 const VERIFY: &str = "verify";
+const MEASURE: &str = "measure";
 
 /// What a stage of [`verify`] counts, where the others count operations.
 pub(super) fn unit(stage: &str) -> Option<&'static str> {
     match stage {
         ROUTING => Some("nodes"),
         VERIFY => Some("networks"),
+        MEASURE => Some("links"),
         _ => None,
     }
 }
 
 /// Checks a lab that has just been built: waits until its routes are the computed ones, then probes network by
-/// network.
+/// network, and measures what its impaired links do.
 pub(super) fn verify(
     state: &State,
     namespaces: &Namespaces,
     fastpath_control: Option<PathBuf>,
     patience: Option<Duration>,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<Timings> {
+) -> Result<(Timings, Vec<LinkMeasured>)> {
     let rib = Rib::compute(&state.lab);
     let dataplanes = &state.dataplanes;
-    let context = Context { lab: &state.lab, rib: &rib, namespaces, dataplanes, fastpath_control };
+    let netem = state.netem;
+    let context = Context { lab: &state.lab, rib: &rib, namespaces, dataplanes, netem, fastpath_control };
     let mut report = |stage: &str, done, total| progress(&Progress { stage: stage.into(), done, total });
     let start = Instant::now();
     let patience = patience.unwrap_or_else(|| observe::patience(&state.lab));
@@ -48,9 +53,32 @@ pub(super) fn verify(
         done += 1;
         report(VERIFY, done, total);
     })?;
+    let verified = Instant::now();
     let stage =
         |stage: &str, took: Duration| StageTime { stage: stage.into(), ms: took.as_secs_f64() * 1000.0 };
-    Ok(vec![stage(ROUTING, settled - start), stage(VERIFY, settled.elapsed())])
+    let mut timings = vec![stage(ROUTING, settled - start), stage(VERIFY, verified - settled)];
+    let count = state.lab.impaired_links().count();
+    if count == 0 {
+        return Ok((timings, Vec::new()));
+    }
+    report(MEASURE, 0, count);
+    let measured = impaired(&context)?;
+    report(MEASURE, count, count);
+    timings.push(stage(MEASURE, verified.elapsed()));
+    Ok((timings, measured))
+}
+
+/// What the impaired links of a lab do.
+pub(super) fn impaired(context: &Context<'_>) -> Result<Vec<LinkMeasured>> {
+    let links: Vec<_> = context.lab.impaired_links().collect();
+    if links.is_empty() { Ok(Vec::new()) } else { observe::measure(context, &links) }
+}
+
+/// Whether the engine has a part in impairing a link.
+pub(super) fn needs_engine(state: &State, link: LinkId, to: &[Impairment; 2]) -> bool {
+    let way =
+        |side: usize| plan::way(&state.lab, &state.dataplanes, state.netem, EndId { link, side }, &to[side]);
+    [0, 1].map(way).iter().any(|way| !matches!(way, Way::Netem { .. }))
 }
 
 /// Calls `f` with what measuring a running lab takes.
@@ -62,6 +90,7 @@ pub(super) fn with_context<T>(lab: &Running, f: impl FnOnce(&Context<'_>) -> T) 
         rib: &rib,
         namespaces: &lab.namespaces(),
         dataplanes: &state.dataplanes,
+        netem: state.netem,
         fastpath_control: lab.fastpath_control(),
     })
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod down;
 mod exec;
 mod fault;
+mod impair;
 mod internal;
 mod link;
 mod logs;
@@ -74,6 +75,8 @@ enum Command {
     Link(fault::LinkArgs),
     /// Set a node down or up
     Node(fault::NodeArgs),
+    /// Delay, lose and slow the packets of a link
+    Impair(impair::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -122,6 +125,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Impair(args) => impair::run(&args),
         Command::Internal(command) => internal::run(command),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::table::table;
-use super::{DONE, measure, output, up};
+use super::{DONE, impair, measure, output, up};
 use crate::error::Result;
 use crate::lab::control::Status;
 use crate::lab::{Running, State};
@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// The lab to show in detail; may be left out when only one is up
     #[arg(env = "VILAB_LAB")]
     lab: Option<String>,
+    /// Measure the impaired links anew
+    #[arg(long)]
+    measure: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -33,7 +36,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         None => Running::list()?,
     };
     match (labs.pop(), labs.is_empty()) {
-        (Some(only), true) => details(&only, args.json)?,
+        (Some(only), true) => details(&only, args)?,
         (None, _) if !args.json => output::note("no lab is up"),
         (last, _) => {
             labs.extend(last);
@@ -84,13 +87,15 @@ struct Details<'a> {
     faults: Faults,
     /// Virtual links whose packets do not pass what lies below, as computed.
     dead: BTreeSet<LinkId>,
+    /// Both directions of each impaired link.
+    impaired: Vec<impair::Row>,
     /// For each VI, in their order, the part of each base node.
     roles: Vec<Vec<Part>>,
     counters: Counters,
     services: Vec<Status>,
 }
 
-fn details(lab: &Running, as_json: bool) -> Result<()> {
+fn details(lab: &Running, args: &Args) -> Result<()> {
     let services = lab.init()?.services()?;
     lab.join()?;
     let faults = lab.faults()?;
@@ -100,6 +105,7 @@ fn details(lab: &Running, as_json: bool) -> Result<()> {
             links: links(context)?,
             dead: Expected::compute(context.lab, context.rib, &faults).cut.dead,
             faults,
+            impaired: impaired(context, lab.state(), args.measure)?,
             roles: context.lab.networks[1..]
                 .iter()
                 .map(|n| observe::roles(context.lab, context.rib, n.id))
@@ -107,12 +113,20 @@ fn details(lab: &Running, as_json: bool) -> Result<()> {
             counters: observe::counters(context)?,
             services,
         };
-        if as_json {
+        if args.json {
             return output::json(&details.json());
         }
         details.print();
         Ok(())
     })
+}
+
+/// As measured last, or now.
+fn impaired(context: &Context<'_>, state: &State, anew: bool) -> Result<Vec<impair::Row>> {
+    if anew {
+        return Ok(impair::rows(context.lab, &measure::impaired(context)?));
+    }
+    Ok(impair::rows(context.lab, &state.measured))
 }
 
 fn links(context: &Context<'_>) -> Result<Vec<LinkStats>> {
@@ -139,6 +153,9 @@ impl Details<'_> {
         }
         self.print_nodes();
         self.print_links();
+        if !self.impaired.is_empty() {
+            section("impaired links", &impair::TITLES, &impair::cells(&self.impaired));
+        }
         self.print_roles();
         self.print_services();
         self.print_counters();
@@ -316,6 +333,7 @@ impl Details<'_> {
             "cost": link.cost,
             "state": self.state_of(stats),
             "ends": [end(0), end(1)],
+            "impaired": self.impaired.iter().filter(|row| row.id == link.id).map(impair::Row::json).collect::<Vec<_>>(),
         })
     }
 }

@@ -31,9 +31,17 @@ const LONGEST: usize = 64 << 20;
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     Services,
-    Start { service: String },
-    Stop { service: String },
-    Restart { service: String },
+    /// Starts the engine where none runs.
+    Engine,
+    Start {
+        service: String,
+    },
+    Stop {
+        service: String,
+    },
+    Restart {
+        service: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,11 +26,22 @@ pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
 pub(super) const NAMES: &str = "names.json";
+pub(super) const FASTPATH_UNFINISHED: &str = "fastpath.json.new";
 pub(super) const CONTROL: &str = "fastpath.sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 9] =
-    [STATE, STATE_UNFINISHED, FAULTS, FAULTS_UNFINISHED, LOG, FASTPATH, NAMES, CONTROL, INIT];
+const FILES: [&str; 10] = [
+    STATE,
+    STATE_UNFINISHED,
+    FAULTS,
+    FAULTS_UNFINISHED,
+    LOG,
+    FASTPATH,
+    FASTPATH_UNFINISHED,
+    NAMES,
+    CONTROL,
+    INIT,
+];
 /// What the watcher calls itself, prctl(2) PR_SET_NAME.
 pub(super) const WATCHER: &str = "vilab-watcher";
 
@@ -159,6 +170,11 @@ fn remove_locked(dir: &Path) -> io::Result<()> {
         Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound) => Ok(()),
         other => other,
     }
+}
+
+/// Keeps others from changing what is known of a lab, while it lives.
+pub(super) fn lock_state(dir: &Path) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(dir)?, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
 }
 
 /// Whose a directory is.

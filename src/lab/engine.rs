@@ -3,7 +3,7 @@
 //! kernel.
 
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,17 @@ pub(super) fn config_file(dir: &Path) -> PathBuf {
 
 pub(super) fn names_file(dir: &Path) -> PathBuf {
     dir.join(super::dir::NAMES)
+}
+
+pub(super) fn read_config(dir: &Path) -> Result<Config> {
+    read(&config_file(dir)).doing(Kind::Bug, || "cannot read the fast path's part of the lab".into())
+}
+
+/// Whoever reads it finds the old one or the new one.
+pub(super) fn write_config(dir: &Path, config: &Config) -> io::Result<()> {
+    let half = dir.join(super::dir::FASTPATH_UNFINISHED);
+    fs::write(&half, serde_json::to_vec(config)?)?;
+    fs::rename(half, config_file(dir))
 }
 
 /// Runs the fast path of the lab whose state directory is `dir`.
@@ -69,7 +80,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 fn forward(dir: &Path) -> Result<()> {
     let what = || "cannot start the fast path".to_owned();
     begin(c"vilab-fastpath").doing(Kind::Environment, what)?;
-    let config: Config = read(&config_file(dir)).doing(Kind::Bug, what)?;
+    let config = read_config(dir)?;
     let namespaces = Namespaces::at(super::namespaces_dir(dir));
     let control = super::control_socket(dir);
     // That of the engine before this one, if that was killed.

@@ -24,6 +24,7 @@ use super::view::{self, Views};
 use super::{Namespaces, mounts, service};
 use crate::apply::{self, Progress, StageTime, Timings};
 use crate::error::{Context, Error, Kind, Result};
+use crate::model::LinkMeasured;
 use crate::names;
 use crate::plan::Service;
 
@@ -33,13 +34,13 @@ pub const ENGINE: &str = "lab-engine";
 pub const ANSWERS: &str = "lab-names";
 
 /// One of the lab's own processes: its name as a service, in words, and its subcommand.
-struct Own {
-    name: &'static str,
+pub(super) struct Own {
+    pub(super) name: &'static str,
     what: &'static str,
     subcommand: &'static str,
 }
 
-const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subcommand: ENGINE };
+pub(super) const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subcommand: ENGINE };
 const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
 
 /// How long one of them may take until it does its work.
@@ -51,7 +52,7 @@ pub const NETWORK: &str = "services";
 pub const APPS: &str = "apps";
 
 /// Checks a lab that has just been built: what of it works is not this module's to know. How long each stage of it
-/// took comes back.
+/// took comes back, and what the impaired links do.
 ///
 /// The path is the control socket of the fast path, where there is one; the time is [`Job::patience`].
 pub type Verify<'a> = &'a (
@@ -61,7 +62,7 @@ pub type Verify<'a> = &'a (
     Option<PathBuf>,
     Option<Duration>,
     &mut dyn FnMut(&Progress),
-) -> Result<Timings>
+) -> Result<(Timings, Vec<LinkMeasured>)>
             + Sync
     );
 
@@ -108,12 +109,15 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
         why: job.plan.why,
         netem: job.plan.netem,
         timings: Timings::new(),
+        measured: Vec::new(),
         lab: job.lab,
     };
     let control = job.plan.fastpath.as_ref().map(|_| super::control_socket(dir));
     start_services(&mut supervisor, &job.plan.services, NETWORK, &mut timings)?;
-    let verified = beside(&mut supervisor, || verify(&state, &namespaces, control, job.patience, &mut tell))?;
+    let (verified, measured) =
+        beside(&mut supervisor, || verify(&state, &namespaces, control, job.patience, &mut tell))?;
     timings.extend(verified);
+    state.measured = measured;
     start_services(&mut supervisor, &job.plan.apps, APPS, &mut timings)?;
     timed(&mut timings, "names", || start_own(&mut supervisor, dir, &NAMES))?;
     state.timings.clone_from(&timings);
@@ -212,7 +216,7 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<Namespaces> {
 }
 
 /// Starts one of the lab's own processes and waits until it says that it does its work.
-fn start_own(supervisor: &mut Supervisor, dir: &Path, own: &Own) -> Result<()> {
+pub(super) fn start_own(supervisor: &mut Supervisor, dir: &Path, own: &Own) -> Result<()> {
     let lab = dir.file_name().unwrap_or_default().to_string_lossy();
     let title = format!("vilab: {} {lab}", own.what);
     let argv = [title, own.subcommand.to_owned(), dir.to_string_lossy().into_owned()];

@@ -10,10 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::Namespaces;
-use super::control::Client;
+use super::control::{Client, Request};
 use super::dir::{self, Holder};
 use super::state::State;
 use crate::error::{Context, Error, Kind, Result};
+use crate::fastpath::Config;
+use crate::plan;
 use crate::sys::pidfd;
 
 /// How long the kernel may take to end a lab.
@@ -107,6 +109,47 @@ impl Running {
     #[must_use]
     pub fn fastpath_control(&self) -> Option<PathBuf> {
         super::engine::config_file(&self.dir).exists().then(|| super::control_socket(&self.dir))
+    }
+
+    /// Has init start the engine, where none runs.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start_engine(&self) -> Result<()> {
+        if self.fastpath_control().is_some() {
+            return Ok(());
+        }
+        self.write_config(&Config::default())?;
+        let started = self.init()?.tell(&Request::Engine);
+        if started.is_err() {
+            let _absent = fs::remove_file(super::engine::config_file(&self.dir));
+        }
+        started
+    }
+
+    /// Changes what is known of the lab, for later commands and for an engine that is started anew.
+    ///
+    /// # Errors
+    /// If the state cannot be read or written.
+    pub fn amend(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
+        let what = || format!("cannot change the state of lab {}", self.name());
+        let _lock = dir::lock_state(&self.dir).doing(Kind::Environment, what)?;
+        let state = State::read(&self.dir).doing(Kind::Environment, what)?;
+        let mut state = state.ok_or_else(|| Error::environment(what()).because("it is gone"))?;
+        change(&mut state);
+        state.write(&self.dir)?;
+        if self.fastpath_control().is_some() {
+            let mut config = super::engine::read_config(&self.dir)?;
+            plan::impair(&state.lab, &state.dataplanes, state.netem, &mut config);
+            self.write_config(&config)?;
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    fn write_config(&self, config: &Config) -> Result<()> {
+        super::engine::write_config(&self.dir, config)
+            .doing(Kind::Environment, || format!("cannot write the engine's part of lab {}", self.name()))
     }
 
     /// A connection to its init.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::dir::{STATE, STATE_UNFINISHED};
 use crate::apply::Timings;
 use crate::error::{Context, Kind, Result};
-use crate::model::{Dataplane, Lab};
+use crate::model::{Dataplane, Lab, LinkMeasured};
 use crate::plan::Plan;
 
 pub(super) const SCHEMA: &str = "vilab.state/1";
@@ -35,6 +35,8 @@ pub struct State {
     /// Impairments of the kernel's devices are netem's; else the engine's.
     pub netem: bool,
     pub timings: Timings,
+    /// What the impaired links do, when they were measured last.
+    pub measured: Vec<LinkMeasured>,
     pub lab: Lab,
 }
 

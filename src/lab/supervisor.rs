@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use super::control::{Reply, Request, Server};
 use super::course::{Act, Event, Exit, State};
+use super::init;
 use super::logs;
 use super::service::{self, Service, Services, Started, Surroundings};
 use crate::error::{Error, Kind, Result};
@@ -450,6 +451,7 @@ impl Supervisor {
             Request::Services => {
                 return Some(Reply::Services(self.services.values().map(Service::status).collect()));
             }
+            Request::Engine => return Some(self.engine()),
             Request::Start { service } => (service, Event::Start, true),
             Request::Stop { service } => (service, Event::Stop, false),
             Request::Restart { service } => (service, Event::Restart, true),
@@ -467,6 +469,18 @@ impl Supervisor {
         }
         self.pending.push(Pending { client, service: id, run });
         None
+    }
+
+    /// Starts the engine where there is none; it is looked after like any service from then on.
+    fn engine(&mut self) -> Reply {
+        if self.services.values().any(|s| s.what.name == init::FASTPATH.name) {
+            return Reply::Done;
+        }
+        let dir = self.dir.clone();
+        match init::start_own(self, &dir, &init::FASTPATH) {
+            Ok(()) => Reply::Done,
+            Err(e) => Reply::Refused(e.to_string()),
+        }
     }
 
     /// Answers the requests whose services have come to rest.

@@ -4,7 +4,9 @@
 use std::net::Ipv4Addr;
 
 use super::build::find_node;
-use super::{App, BASE, EndId, HeaderRow, Lab, LinkId, NetId, NodeId, Target, Test, TestKind, names};
+use super::{
+    App, BASE, EndId, GATEWAYS, HeaderRow, Lab, LinkId, NetId, NodeId, Target, Test, TestKind, names,
+};
 use crate::spec::{
     AppSpec, Diagnostic, InjectSpec, PairSpec, RowSpec, Spanned, TestKindSpec, TestSpec, position,
 };
@@ -165,7 +167,18 @@ fn kind(lab: &Lab, spec: &TestSpec, errors: &mut Errors) -> Option<TestKind> {
         }
         TestKindSpec::Converged => Some(TestKind::Converged),
         TestKindSpec::Impair { link, to } => match target(lab, link, errors)? {
-            Target::Link(id) => Some(TestKind::Impair { link: id, to: *to }),
+            Target::Link(id) if id.net == GATEWAYS => {
+                let title = format!("`{}` is a gateway; links are impaired", link.value);
+                errors.push(Diagnostic::new("test", link.span, title));
+                None
+            }
+            Target::Link(id) => {
+                let mut to = *to;
+                if lab.is_turned(id, &link.value) {
+                    to.reverse();
+                }
+                Some(TestKind::Impair { link: id, to })
+            }
             Target::Node(_) => {
                 let title = format!("`{}` is a node; links are impaired", link.value);
                 errors.push(Diagnostic::new("test", link.span, title));

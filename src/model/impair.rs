@@ -3,7 +3,30 @@
 
 use std::fmt;
 
-use super::{Impairment, Lab};
+use serde::{Deserialize, Serialize};
+
+use super::{Impairment, Lab, Link, LinkId};
+
+/// What one direction of a link was measured to do; what could not be measured is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Measured {
+    /// One way, what lies below included, microseconds.
+    pub delay_us: Option<u64>,
+    /// Half of what the slowest probe took more than the quickest, microseconds.
+    pub jitter_us: Option<u64>,
+    /// Probes.
+    pub sent: u32,
+    pub lost: u32,
+    /// Of a short burst, bits a second: an estimate.
+    pub rate_bps: Option<u64>,
+}
+
+/// Both directions of a link: from the first end to the second, and back. `None` where it would take too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkMeasured {
+    pub link: LinkId,
+    pub directions: [Option<Measured>; 2],
+}
 
 impl Impairment {
     /// Nothing is done to packets.
@@ -11,6 +34,34 @@ impl Impairment {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// `delay 10.1ms, jitter 0.05ms, loss 1 of 50, rate ~99.2mbit`, of what is not zero.
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { delay_us, jitter_us, sent, lost, rate_bps } = *self;
+        if sent == 0 {
+            return f.write_str("nothing can be sent");
+        }
+        let time = |word: &str, us: Option<u64>| us.map(|us| format!("{word} {:.2}ms", millis(us)));
+        let words = [
+            time("delay", delay_us),
+            time("jitter", jitter_us),
+            Some(format!("loss {lost} of {sent}")),
+            rate_bps.map(|bps| format!("rate ~{}", rate(rounded(bps)))),
+        ];
+        f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
+fn millis(us: u64) -> f64 {
+    f64::from(u32::try_from(us).unwrap_or(u32::MAX)) / 1000.0
+}
+
+/// To three digits.
+fn rounded(bps: u64) -> u64 {
+    let scale = 10u64.pow(bps.max(1).ilog10().saturating_sub(2));
+    (bps + scale / 2) / scale * scale
 }
 
 /// As in a lab file: `delay 10ms, jitter 1ms, loss 0.1%, rate 100mbit`; `none`.
@@ -30,10 +81,26 @@ impl fmt::Display for Impairment {
 }
 
 impl Lab {
+    /// The links that are impaired, in either direction.
+    pub fn impaired_links(&self) -> impl Iterator<Item = LinkId> + '_ {
+        let impaired = |link: &&Link| link.impair.iter().any(|i| !i.is_none());
+        self.networks.iter().flat_map(|n| &n.links).filter(impaired).map(|l| l.id)
+    }
+
+    /// Whether `written`, which names a link by its ends, has them in the order contrary to the link's.
+    #[must_use]
+    pub fn is_turned(&self, link: LinkId, written: &str) -> bool {
+        let plain = written.replace(' ', "");
+        let short = plain.rsplit_once('/').map_or(plain.as_str(), |(_, short)| short);
+        let [a, b] = &self.link(link).ends;
+        let (a, b) = (&self.node(a.node).name, &self.node(b.node).name);
+        a != b && *short == format!("{b}--{a}")
+    }
+
     /// Whether any link is impaired.
     #[must_use]
     pub fn impaired(&self) -> bool {
-        self.networks.iter().flat_map(|n| &n.links).any(|l| l.impair.iter().any(|i| !i.is_none()))
+        self.impaired_links().next().is_some()
     }
 }
 
@@ -83,6 +150,30 @@ mod tests {
             Impairment { delay_us: 10_500, jitter_us: 250, loss_ppm: 1_000, rate_bps: Some(1_500_000_000) };
         assert_eq!(all.to_string(), "delay 10.5ms, jitter 250us, loss 0.1%, rate 1.5gbit");
         assert_eq!(Impairment::default().to_string(), "none");
+    }
+
+    #[test]
+    fn what_was_measured_in_words() {
+        let measured = Measured {
+            delay_us: Some(10_123),
+            jitter_us: Some(50),
+            sent: 50,
+            lost: 1,
+            rate_bps: Some(99_273_456),
+        };
+        assert_eq!(measured.to_string(), "delay 10.12ms, jitter 0.05ms, loss 1 of 50, rate ~99.3mbit");
+        let silent = Measured { sent: 50, lost: 50, ..Measured::default() };
+        assert_eq!(silent.to_string(), "loss 50 of 50");
+        assert_eq!(Measured::default().to_string(), "nothing can be sent");
+    }
+
+    #[test]
+    fn ends_in_either_order() {
+        let text = "name: t\nbase: {links: [X -- Y, {link: Y -- Z, name: Z--Y}]}\n";
+        let lab = crate::model::parse(std::path::Path::new("t.yaml"), text).unwrap();
+        let link = |index| LinkId { net: crate::model::BASE, index };
+        let turned = ["Y -- X", "base/Y--X", "X -- Y", "first"].map(|w| lab.is_turned(link(0), w));
+        assert_eq!(turned, [true, true, false, false]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::build;
 pub use gateway::{External, GATEWAYS, Gateway};
+pub use impair::{LinkMeasured, Measured};
 
 use crate::error::Result;
 use crate::expand;

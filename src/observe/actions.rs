@@ -1,12 +1,12 @@
-//! Setting links and nodes down and up. [`Faults`] go in; the kernel's devices follow. [`Actions`] remembers those of a
-//! test run and undoes them: it never leaves a device changed.
+//! Setting links and nodes down and up, and impairing links. [`Faults`] and impairments go in; the kernel's devices
+//! follow. [`Actions`] remembers those of a test run and undoes them: it never leaves a device changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::devices::{self, Change};
-use super::{Context, each};
+use super::{Context, each, impair};
 use crate::error::Result;
-use crate::model::{EndId, NodeId, Target};
+use crate::model::{EndId, Impairment, LinkId, NodeId, Target};
 use crate::plan;
 use crate::routing::{Expected, Faults};
 
@@ -41,12 +41,14 @@ fn changes(ctx: &Context<'_>, expected: &Expected, touched: &BTreeSet<EndId>) ->
 pub struct Actions<'a> {
     ctx: &'a Context<'a>,
     faults: Faults,
+    /// The links impaired by a test.
+    impaired: BTreeSet<LinkId>,
 }
 
 impl<'a> Actions<'a> {
     #[must_use]
     pub fn new(ctx: &'a Context<'a>) -> Self {
-        Self { ctx, faults: Faults::default() }
+        Self { ctx, faults: Faults::default(), impaired: BTreeSet::new() }
     }
 
     /// Sets a link, or all links of a node, down.
@@ -73,13 +75,25 @@ impl<'a> Actions<'a> {
         &self.faults
     }
 
-    /// Sets everything up again.
+    /// Impairs both directions of a link.
+    ///
+    /// # Errors
+    /// What the kernel or the engine says.
+    pub fn impair(&mut self, link: LinkId, to: &[Impairment; 2]) -> Result<()> {
+        self.impaired.insert(link);
+        impair::impair(self.ctx, link, to)
+    }
+
+    /// Sets everything up again, impaired as it was before.
     ///
     /// # Errors
     /// The first failure; the rest is put back all the same.
     pub fn undo(&mut self) -> Result<()> {
         let touched = std::mem::take(&mut self.faults);
-        enact(self.ctx, &self.faults, &touched)
+        let links = std::mem::take(&mut self.impaired);
+        let enacted = enact(self.ctx, &self.faults, &touched);
+        let cured = links.into_iter().map(|l| impair::impair(self.ctx, l, &self.ctx.lab.link(l).impair));
+        cured.fold(enacted, Result::and)
     }
 }
 

@@ -13,6 +13,7 @@ mod esp;
 mod exec;
 mod fib;
 mod headers;
+mod impair;
 mod inject;
 mod isolated;
 mod names;
@@ -20,6 +21,7 @@ pub mod nesting;
 mod patience;
 mod ping;
 mod probe;
+mod quality;
 mod reach;
 mod roles;
 mod routes;
@@ -38,7 +40,9 @@ pub use converge::{Converged, converge, patience};
 pub use counters::counters;
 pub use devices::{EndStats, LinkStats, gateways, links};
 pub use fib::Difference;
+pub use impair::impair;
 pub use names::{layers, name_of, pair, path, seen_from, side_by_side};
+pub use quality::measure;
 pub use reach::{Reached, Verified, reach, verify, verify_within};
 pub use roles::{Part, roles};
 pub use runner::{TestResult, run_tests};
@@ -57,6 +61,8 @@ pub struct Context<'a> {
     pub namespaces: &'a Namespaces,
     /// What carries each base node, in the order of the base network's nodes.
     pub dataplanes: &'a [Dataplane],
+    /// Impairments of the kernel's devices are netem's; else the engine's.
+    pub netem: bool,
     /// Control socket of the fast path, where a base node uses it.
     pub fastpath_control: Option<PathBuf>,
 }

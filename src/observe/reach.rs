@@ -255,6 +255,7 @@ mod tests {
             rib: &rib,
             namespaces: &namespaces,
             dataplanes: &[],
+            netem: true,
             fastpath_control: None,
         };
         let pairs = expected_pairs(&ctx, lab.base());

@@ -12,7 +12,7 @@ use super::exec::Exec;
 use super::inject::Injection;
 use super::ping::Ping;
 use super::{Context, converge, exec, headers, inject, isolated, names, ping, routes, sizes, tcp, trace};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Target, Test, TestKind};
 
 /// Between attempts of a test with `within`: long enough not to load the lab, short beside any time asked for.
@@ -65,8 +65,13 @@ impl Verdict {
 pub fn run_tests(ctx: &Context<'_>, on_result: &mut dyn FnMut(&TestResult)) -> Vec<TestResult> {
     let mut actions = Actions::new(ctx);
     let mut results = Vec::new();
+    // With the impairments as tests have left them: probes need time for them.
+    let mut lab = ctx.lab.clone();
     for test in &ctx.lab.tests {
-        let result = run(ctx, &mut actions, test);
+        let result = run(&Context { lab: &lab, ..ctx.clone() }, &mut actions, test);
+        if let TestKind::Impair { link, to } = &test.kind {
+            lab.networks[link.net.0].links[link.index].impair = *to;
+        }
         on_result(&result);
         results.push(result);
     }
@@ -152,7 +157,11 @@ fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test, until: Insta
         TestKind::Source { from, to, is } => routes::source(ctx, *from, *to, *is),
         TestKind::Route { node, to, via } => routes::route(ctx, *node, *to, via),
         TestKind::Converged => routes::converged(ctx, actions.faults(), patience(ctx, test, until)),
-        TestKind::Impair { .. } => Err(Error::usage("this test is not supported yet")),
+        TestKind::Impair { link, to } => actions.impair(*link, to).map(|()| {
+            let name = words(ctx, Target::Link(*link));
+            let to = to.map(|i| i.to_string()).join(" forward, backward ");
+            Verdict::of(true, format!("{name}: {to}"), format!("{name}: {to}"))
+        }),
         TestKind::Down(target) => actions.down(*target).map(|()| done(ctx, *target, "down")),
         TestKind::Up(target) => actions.up(*target).map(|()| done(ctx, *target, "up")),
         TestKind::Wait(ms) => {
@@ -163,11 +172,15 @@ fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test, until: Insta
 }
 
 fn done(ctx: &Context<'_>, target: Target, state: &str) -> Verdict {
-    let name = match target {
+    let name = words(ctx, target);
+    Verdict::of(true, format!("{name} {state}"), format!("{name} {state}"))
+}
+
+fn words(ctx: &Context<'_>, target: Target) -> String {
+    match target {
         Target::Link(link) => format!("link {} of {}", ctx.lab.link(link).name, ctx.lab.place(link)),
         Target::Node(node) => ctx.lab.full_name(node),
-    };
-    Verdict::of(true, format!("{name} {state}"), format!("{name} {state}"))
+    }
 }
 
 impl TestResult {

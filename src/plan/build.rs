@@ -12,10 +12,10 @@ use super::gateways::gateways;
 use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, routing, security};
 use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
-use crate::fastpath::config::{BaseNode, Below, Interface, Partition, ShapedDevice};
+use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
 use crate::model::{
-    App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, GATEWAYS, Lab, Link, NetId, Network, Node, NodeId,
-    Routing, TestKind, names,
+    App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, GATEWAYS, Impairment, Lab, Link, NetId, Network,
+    Node, NodeId, Routing, TestKind, names,
 };
 use crate::names::resolv_conf;
 use crate::routing::{Rib, Route};
@@ -323,23 +323,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Devices that the engine impairs because the kernel does not.
-    fn shaped_devices(&self) -> Vec<ShapedDevice> {
-        let links = self.lab.networks.iter().flat_map(|n| &n.links);
-        let ends =
-            links.flat_map(|link| (0..2).map(move |side| (link.impair[side], EndId { link: link.id, side })));
-        ends.filter(|(to, _)| !to.is_none())
-            .filter_map(|(impair, end)| {
-                match super::way(self.lab, self.dataplanes, self.machine.netem, end, &impair) {
-                    Way::Device { node, ns, dev, ethernet } => {
-                        Some(ShapedDevice { node, netns: ns, dev, ethernet, impair })
-                    }
-                    Way::Netem { .. } | Way::Interface { .. } => None,
-                }
-            })
-            .collect()
-    }
-
     /// Whether a test impairs a device of the kernel by way of the engine.
     fn shapes_later(&self) -> bool {
         let impaired = self.lab.tests.iter().filter_map(|test| {
@@ -526,7 +509,7 @@ impl<'a> Planner<'a> {
                 config.interfaces.extend(ends);
             }
         }
-        config.devices = self.shaped_devices();
+        super::impair(self.lab, self.dataplanes, self.machine.netem, &mut config);
         config
     }
 
@@ -546,7 +529,7 @@ impl<'a> Planner<'a> {
             remote: far.link_addr?,
             below,
             security: security::of_end(self.lab, link, side),
-            impair: link.impair[side],
+            impair: Impairment::default(),
         })
     }
 

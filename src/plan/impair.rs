@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::build::needs_break;
+use crate::fastpath::Config;
+use crate::fastpath::config::ShapedDevice;
 use crate::model::{BASE, Dataplane, EndId, Impairment, Lab};
 use crate::shape;
 
@@ -71,6 +73,28 @@ pub fn way(lab: &Lab, dataplanes: &[Dataplane], netem: bool, end: EndId, to: &Im
     let plain = Netem::new(to, ethernet);
     let breaks = !ethernet && needs_break(lab, end.link.net);
     Way::Netem { ns, dev, netem: if breaks { plain.with_break() } else { plain } }
+}
+
+/// Writes the impairments of a lab into what the engine is told of it.
+pub fn impair(lab: &Lab, dataplanes: &[Dataplane], netem: bool, config: &mut Config) {
+    config.devices.clear();
+    let links = lab.networks.iter().flat_map(|n| &n.links);
+    for (link, side) in links.flat_map(|link| [(link, 0), (link, 1)]) {
+        let to = link.impair[side];
+        match way(lab, dataplanes, netem, EndId { link: link.id, side }, &to) {
+            Way::Netem { .. } => {}
+            Way::Interface { ns, dev } => {
+                let partitions = &config.partitions;
+                let mut interfaces = config.interfaces.iter_mut();
+                let found = interfaces.find(|i| i.dev == dev && partitions[i.partition].netns == ns);
+                found.into_iter().for_each(|i| i.impair = to);
+            }
+            Way::Device { node, ns, dev, ethernet } if !to.is_none() => {
+                config.devices.push(ShapedDevice { node, netns: ns, dev, ethernet, impair: to });
+            }
+            Way::Device { .. } => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use build::{build, routes};
-pub use impair::{Netem, Way, way};
+pub use impair::{Netem, Way, impair, way};
 pub use restore::restored;
 
 use crate::fastpath::Config;

@@ -38,6 +38,19 @@ impl From<&Impairment> for Journey {
     }
 }
 
+impl From<Journey> for Impairment {
+    fn from(of: Journey) -> Self {
+        let lost = (1.0 - of.delivered).clamp(0.0, 1.0) * 1e6;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and a million"
+        )]
+        let loss_ppm = lost.round() as u32;
+        Self { delay_us: of.delay_us, jitter_us: of.jitter_us, loss_ppm, rate_bps: of.rate_bps }
+    }
+}
+
 impl Journey {
     /// One way after another.
     #[must_use]

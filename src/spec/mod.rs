@@ -8,7 +8,7 @@ mod fields;
 mod gateways;
 mod impair;
 mod tests;
-mod units;
+pub mod units;
 mod yaml;
 
 use std::collections::BTreeMap;

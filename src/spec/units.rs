@@ -19,25 +19,45 @@ pub fn duration(text: &str) -> Option<Duration> {
     duration_us(text.trim()).map(Duration::from_micros)
 }
 
+/// What [`parse_delay_us`] takes.
+pub const DELAY: &str = "a time such as 10ms, a minute at most";
+/// What [`parse_share_ppm`] takes.
+pub const SHARE: &str = "a share from 0% to 100%";
+/// What [`parse_rate_bps`] takes.
+pub const RATE: &str = "a rate such as 100mbit or 64kbit";
+
 /// The delay of a link, in microseconds, a minute at most.
 pub(super) fn delay_us(tree: &Tree, what: &str, errors: &mut Errors) -> Option<u64> {
-    let form = "a time such as 10ms, a minute at most";
-    read(tree, what, form, errors, |t| duration_us(t).filter(|us| *us <= 60_000_000))
+    read(tree, what, DELAY, errors, parse_delay_us)
 }
 
 /// `0.1%`; in millionths.
 pub(super) fn share_ppm(tree: &Tree, what: &str, errors: &mut Errors) -> Option<u32> {
-    let ppm = |t: &str| {
-        let ppm = scaled(t.strip_suffix('%')?.trim_end(), 10_000)?;
-        u32::try_from(ppm).ok().filter(|ppm| *ppm <= 1_000_000)
-    };
-    read(tree, what, "a share from 0% to 100%", errors, ppm)
+    read(tree, what, SHARE, errors, parse_share_ppm)
 }
 
 /// `100mbit`; in bits a second. Units as in tc(8): `bit`, `kbit`, `mbit`, `gbit`, `tbit` by thousands.
 pub(super) fn rate_bps(tree: &Tree, what: &str, errors: &mut Errors) -> Option<u64> {
-    let form = "a rate such as 100mbit or 64kbit";
-    read(tree, what, form, errors, |t| parse_rate(t).filter(|bps| *bps >= 8))
+    read(tree, what, RATE, errors, parse_rate_bps)
+}
+
+/// `10ms`, at most a minute, in microseconds.
+#[must_use]
+pub fn parse_delay_us(text: &str) -> Option<u64> {
+    duration_us(text).filter(|us| *us <= 60_000_000)
+}
+
+/// `0.1%`, in millionths.
+#[must_use]
+pub fn parse_share_ppm(text: &str) -> Option<u32> {
+    let ppm = scaled(text.strip_suffix('%')?.trim_end(), 10_000)?;
+    u32::try_from(ppm).ok().filter(|ppm| *ppm <= 1_000_000)
+}
+
+/// `100mbit`, in bits a second, 8 at least.
+#[must_use]
+pub fn parse_rate_bps(text: &str) -> Option<u64> {
+    parse_rate(text).filter(|bps| *bps >= 8)
 }
 
 fn read<T>(
