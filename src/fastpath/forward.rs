@@ -293,6 +293,7 @@ impl Forwarder {
                     self.open_link(upper, frame)?;
                     Ok(Step::Arrive(upper))
                 }
+                None if view.protocol() == ipv4::IPIP && partition.ends_links(dst) => Err(Reason::NoLink),
                 _ => Ok(Step::Done(Outcome::Deliver(i))),
             };
         }
@@ -425,6 +426,11 @@ impl Forwarder {
 }
 
 impl Partition {
+    /// Whether `addr` is a link address of a VI above, which no other packet is for (paper, II.2.4).
+    fn ends_links(&self, addr: Ipv4Addr) -> bool {
+        self.stacked.keys().any(|pair| pair.dst == addr)
+    }
+
     /// Whether routes alone decide, and the source is not an address of the partition itself (a martian).
     fn forwards_from(&self, src: Ipv4Addr) -> bool {
         !self.fib.policy_routing && self.fib.lookup(src, src, 0) != Lookup::Local

@@ -14,6 +14,9 @@ use crate::model::{BASE, Dataplane, NodeId};
 /// Table and chain of the strong host model at the link layer, in the link namespace of a base node.
 const TABLE: [&str; 3] = ["inet", "vi_strong", "pre"];
 
+/// Malformed headers that the kernel's own IP dropped, in the link layer and the partitions of a base node.
+const BAD_HEADER: &str = "bad-header";
+
 /// Counters by base node and name.
 ///
 /// # Errors
@@ -48,26 +51,59 @@ fn dataplane(ctx: &Context<'_>, node: NodeId) -> Dataplane {
 }
 
 fn kernel_counters(ctx: &Context<'_>, node: NodeId) -> Result<BTreeMap<String, u64>> {
-    let ns = ctx.lab.link_netns(node);
-    if !ctx.namespaces.path(&ns).exists() {
+    let link_layer = ctx.lab.link_netns(node);
+    if !ctx.namespaces.path(&link_layer).exists() {
         return Ok(BTreeMap::new());
     }
-    let text = nft(ctx, &ns, &["-j", "list", "counters"])?;
-    let what = || format!("cannot read the counters of namespace {ns}");
-    let mut counters = parse_counters(&text).doing(Kind::Kernel, what)?;
+    let partitions = || ctx.lab.networks[1..].iter().flat_map(|n| &n.nodes).filter(|n| n.base == node);
+    let base = ctx.lab.node(node).netns.clone();
+    let below = partitions().filter(|n| !n.stacked.is_empty()).map(|n| n.netns.clone());
+    let mut counters = BTreeMap::new();
+    for ns in [base, link_layer.clone()].into_iter().chain(below) {
+        let text = nft(ctx, &ns, &["-j", "list", "counters"])?;
+        let read = add_counters(&text, &mut counters);
+        read.doing(Kind::Kernel, || format!("cannot read the counters of namespace {ns}"))?;
+    }
+    let mut malformed = 0;
+    for ns in std::iter::once(&link_layer).chain(partitions().map(|n| &n.netns)) {
+        malformed += bad_headers(ctx, ns)?;
+    }
+    counters.insert(BAD_HEADER.to_owned(), malformed);
     for (name, count) in esp::kernel_drops(ctx, node)? {
         *counters.entry(name).or_insert(0) += count;
     }
     Ok(counters)
 }
 
-/// Named counters of `nft -j list counters`: packets by name.
-fn parse_counters(json: &str) -> serde_json::Result<BTreeMap<String, u64>> {
+/// Adds up the named counters of `nft -j list counters`: packets by name.
+fn add_counters(json: &str, counters: &mut BTreeMap<String, u64>) -> serde_json::Result<()> {
     let parsed: Value = serde_json::from_str(json)?;
     let objects = parsed["nftables"].as_array().map_or(&[][..], Vec::as_slice);
-    let named =
-        |o: &Value| Some((o["counter"]["name"].as_str()?.to_owned(), o["counter"]["packets"].as_u64()?));
-    Ok(objects.iter().filter_map(named).collect())
+    for object in objects {
+        let counter = &object["counter"];
+        if let (Some(name), Some(packets)) = (counter["name"].as_str(), counter["packets"].as_u64()) {
+            *counters.entry(name.to_owned()).or_default() += packets;
+        }
+    }
+    Ok(())
+}
+
+/// Packets that the kernel of a namespace dropped because their IPv4 header was malformed or they were too short for
+/// it: `InHdrErrors` (RFC 1213), which includes bad checksums, and `InTruncatedPkts`.
+fn bad_headers(ctx: &Context<'_>, ns: &str) -> Result<u64> {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+    let texts: std::io::Result<_> = ctx.namespaces.run(ns, || Ok((read("snmp")?, read("netstat")?)))?;
+    let what = || format!("cannot read the packet statistics of namespace {ns}");
+    let (snmp, netstat) = texts.doing(Kind::Kernel, what)?;
+    Ok(statistic(&snmp, "Ip:", "InHdrErrors") + statistic(&netstat, "IpExt:", "InTruncatedPkts"))
+}
+
+/// A number of `/proc/net/snmp` or `netstat`: for each group a line of names, then a line of values.
+fn statistic(text: &str, group: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter(|l| l.starts_with(group));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let found = names.split_whitespace().zip(values.split_whitespace()).find(|(n, _)| *n == name);
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }
 
 /// Runs nft(8) inside a namespace.
@@ -161,7 +197,16 @@ mod tests {
         let json = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
             {"counter": {"family": "inet", "name": "strong-host", "table": "vi_strong", "handle": 2, "packets": 19, "bytes": 2}},
             {"counter": {"family": "inet", "name": "other", "table": "vi_strong", "handle": 3, "packets": 0, "bytes": 0}}]}"#;
-        let counters = parse_counters(json).unwrap();
-        assert_eq!(counters, BTreeMap::from([("strong-host".into(), 19), ("other".into(), 0)]));
+        let mut counters = BTreeMap::from([("other".to_owned(), 2)]);
+        add_counters(json, &mut counters).unwrap();
+        assert_eq!(counters, BTreeMap::from([("strong-host".into(), 19), ("other".into(), 2)]));
+    }
+
+    #[test]
+    fn statistics_are_read_by_group_and_name() {
+        let text = "Ip: Forwarding InHdrErrors\nIp: 1 7\nIcmp: InMsgs InErrors\nIcmp: 3 4\n";
+        assert_eq!(statistic(text, "Ip:", "InHdrErrors"), 7);
+        assert_eq!(statistic(text, "Icmp:", "InErrors"), 4);
+        assert_eq!(statistic(text, "Ip:", "InErrors"), 0);
     }
 }

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::gateways::gateways;
-use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, routing, security};
+use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, guard, routing, security};
 use crate::error::{Error, Kind, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
@@ -360,11 +360,48 @@ impl<'a> Planner<'a> {
         let mut ops = Vec::new();
         for (base, tunnels) in &self.link_layers {
             ops.push(self.strong_host(*base, tunnels));
+            ops.extend(self.guards(*base, tunnels));
             for (remote, dev) in tunnels {
                 ops.extend(self.base_tunnel(self.lab.node(*base), self.lab.node(*remote), dev));
             }
         }
         ops
+    }
+
+    /// What a base node and its link layer do not take.
+    fn guards(&self, base: NodeId, tunnels: &BTreeMap<NodeId, String>) -> [Op; 2] {
+        let near = self.lab.node(base);
+        let far = tunnels.keys().filter_map(|far| self.lab.node(*far).host);
+        let pairs = far.zip(near.host.into_iter().cycle()).collect();
+        let links = self.first_links().flat_map(|link| self.arriving(link, base)).collect();
+        let rules = |ns, text| Op::AddRuleset { ns, text };
+        [
+            rules(near.netns.clone(), guard::base(&pairs)),
+            rules(self.lab.link_netns(base), guard::link_layer(&links)),
+        ]
+    }
+
+    /// The pairs of link addresses under which packets of a link arrive at base node `base`.
+    fn arriving(&self, link: &Link, base: NodeId) -> Vec<guard::Pair> {
+        let ends = [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side]));
+        let here = ends.into_iter().filter(|(_, near)| self.lab.node(near.node).base == base);
+        here.filter_map(|(far, near)| Some((far.link_addr?, near.link_addr?))).collect()
+    }
+
+    /// What the partitions below a stacked VI do not take, where the kernel carries them.
+    fn stacked_guards(&self, network: &Network) -> Vec<Op> {
+        let kernel = network.nodes.iter().filter(|n| self.kernel(n.base) && !n.stacked.is_empty());
+        kernel
+            .map(|node| {
+                let above = self.lab.networks.iter().filter(|n| n.over == Some(network.id));
+                let links = above.flat_map(|n| &n.links);
+                let pairs: BTreeSet<guard::Pair> = links
+                    .flat_map(|link| self.arriving(link, node.base))
+                    .filter(|(_, local)| node.stacked.contains(local))
+                    .collect();
+                Op::AddRuleset { ns: node.netns.clone(), text: guard::partition(&pairs) }
+            })
+            .collect()
     }
 
     fn base_tunnel(&self, near: &Node, far: &Node, dev: &str) -> Vec<Op> {
@@ -417,6 +454,7 @@ impl<'a> Planner<'a> {
             ops.extend(self.addresses(node));
             ops.extend(routes(self.lab, self.rib, node.id));
         }
+        ops.extend(self.stacked_guards(network));
         ops
     }
 

@@ -3,6 +3,7 @@
 
 mod build;
 mod gateways;
+mod guard;
 mod impair;
 mod restore;
 mod routing;
