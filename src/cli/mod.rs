@@ -16,6 +16,7 @@ mod node;
 mod output;
 mod plan;
 mod restart;
+mod rules;
 mod status;
 mod table;
 mod test;
@@ -77,6 +78,8 @@ enum Command {
     Node(fault::NodeArgs),
     /// Delay, lose and slow the packets of a link
     Impair(impair::Args),
+    /// Show what the link layers of base nodes accept, and from where
+    Rules(rules::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -121,6 +124,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Wait(args) => wait::run(&args),
         Command::Link(args) => fault::link(&args),
         Command::Node(args) => fault::node(&args),
+        Command::Rules(args) => rules::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -1,12 +1,13 @@
 //! Counters of both dataplanes, and the strong-host rule that they are about. Base nodes go in; counts by name come
 //! out. It never leaves the rule off: what switched it off switches it on when it is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Context, each, esp};
+use super::{Context, each, esp, rules};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::fastpath::control::Client;
 use crate::model::{BASE, Dataplane, NodeId};
@@ -46,7 +47,7 @@ fn base_nodes<'a>(ctx: &'a Context<'_>) -> impl Iterator<Item = NodeId> + 'a {
     ctx.lab.base().nodes.iter().map(|n| n.id)
 }
 
-fn dataplane(ctx: &Context<'_>, node: NodeId) -> Dataplane {
+pub(super) fn dataplane(ctx: &Context<'_>, node: NodeId) -> Dataplane {
     ctx.dataplanes.get(node.index).copied().filter(|_| node.net == BASE).unwrap_or(Dataplane::Kernel)
 }
 
@@ -104,6 +105,22 @@ fn statistic(text: &str, group: &str, name: &str) -> u64 {
     let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
     let found = names.split_whitespace().zip(values.split_whitespace()).find(|(n, _)| *n == name);
     found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
+/// The link addresses that the strong-host rule of a base node accepts; none while a rule that accepts everything
+/// stands before it.
+pub(super) fn accepted(ctx: &Context<'_>, node: NodeId) -> Result<BTreeSet<Ipv4Addr>> {
+    let ns = ctx.lab.link_netns(node);
+    if !ctx.namespaces.path(&ns).exists() {
+        return Ok(BTreeSet::new());
+    }
+    let [family, table, chain] = TABLE;
+    let listed = nft(ctx, &ns, &["list", "chain", family, table, chain])?;
+    if listed.lines().any(|line| line.trim() == "accept") {
+        return Ok(BTreeSet::new());
+    }
+    let set = nft(ctx, &ns, &["-j", "list", "set", family, table, "la"])?;
+    rules::parse_set(&set).doing(Kind::Kernel, || format!("cannot read the rules of namespace {ns}"))
 }
 
 /// Runs nft(8) inside a namespace.

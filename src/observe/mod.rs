@@ -25,6 +25,7 @@ mod quality;
 mod reach;
 mod roles;
 mod routes;
+mod rules;
 mod runner;
 mod sizes;
 mod tcp;
@@ -45,6 +46,7 @@ pub use names::{layers, name_of, pair, path, seen_from, side_by_side};
 pub use quality::measure;
 pub use reach::{Reached, Verified, reach, verify, verify_within};
 pub use roles::{Part, roles};
+pub use rules::{Rule, rules};
 pub use runner::{TestResult, run_tests};
 pub use trace::{Hop, trace};
 
