@@ -16,8 +16,8 @@ use std::process::{Command, Output};
 use vilab::lab::Running;
 use vilab::observe::doctor;
 
-/// Whether this machine has `feature`: `netns` (namespaces can be made) `kernel` (ipip, nftables, netem and ESP) or `frr`. Where the
-/// environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
+/// Whether this machine has `feature`: `netns` (namespaces can be made), `kernel` (ipip, nftables, netem and ESP) or
+/// `frr`. Where the environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
 #[must_use]
 pub fn can(feature: &str) -> bool {
     let machine = doctor::machine().unwrap_or_default();
