@@ -44,10 +44,10 @@ fn every_lab_can_be_planned_on_both_dataplanes() {
         netem: true,
         redirect: true,
         esp: true,
-        frr: None,
+        frr: Some("/usr/lib/frr".to_owned()),
         one_user: false,
     };
-    let fastpath_only = Machine { tun: true, ..Machine::default() };
+    let fastpath_only = Machine { tun: true, frr: all.frr.clone(), ..Machine::default() };
     for path in labs() {
         let lab = load(&path);
         let rib = Rib::compute(&lab);

@@ -133,6 +133,10 @@ fn every_lab_measures_what_it_predicts() {
     paths.sort();
     let mut failed = Vec::new();
     for path in paths {
+        // Daemons are children of a lab's init, and there is none here; `vilab test` runs these labs.
+        if lab::load(&path).unwrap().networks.iter().any(|n| n.routing.is_dynamic()) {
+            continue;
+        }
         println!("{}", path.display());
         failed.extend(std::thread::spawn(move || failures(&path)).join().unwrap());
     }

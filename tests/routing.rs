@@ -129,9 +129,8 @@ fn knows_only_its_own(running: &Running, network: &str, commands: &[&str]) {
     let lab = &running.state().lab;
     let [own, others]: [Vec<&Network>; 2] =
         [true, false].map(|own| lab.networks.iter().filter(|n| (n.name == network) == own).collect());
-    let [own, others] = [own, others].map(|some| -> BTreeSet<Ipv4Addr> {
-        some.iter().flat_map(|n| all_addresses(lab, n)).collect()
-    });
+    let [own, others] = [own, others]
+        .map(|some| -> BTreeSet<Ipv4Addr> { some.iter().flat_map(|n| all_addresses(lab, n)).collect() });
     for node in ["a1", "r4"] {
         let full = format!("{network}/{node}");
         for command in commands {
@@ -207,9 +206,11 @@ fn b7_frr_accepts_each_line_of_its_configuration() {
         let text = std::fs::read_to_string("fixtures/frr/protocols.yaml").expect("a fixture");
         let _up = Up::new("each-line", &text, dataplane);
         let logs = run(vilab().args(["logs", "--lab", "each-line"]));
-        let refused: Vec<&str> = logs.lines().filter(|l| l.contains("config line") || l.contains('%')).collect();
+        let refused: Vec<&str> =
+            logs.lines().filter(|l| l.contains("config line") || l.contains('%')).collect();
         assert!(refused.is_empty(), "{refused:#?}");
-        for (node, daemon) in [("base/X", "isisd"), ("ospf/a", "ospfd"), ("rip/a", "ripd"), ("bgp/a", "bgpd")] {
+        for (node, daemon) in [("base/X", "isisd"), ("ospf/a", "ospfd"), ("rip/a", "ripd"), ("bgp/a", "bgpd")]
+        {
             let shown = printed("each-line", node, &["vtysh", "-c", "show daemons"]);
             assert!(shown.contains("zebra") && shown.contains(daemon), "{node}: {shown}");
         }

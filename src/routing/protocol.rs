@@ -73,3 +73,37 @@ fn too_far(lab: &Lab, network: &Network, bound: u64, why: &str) -> Option<String
     let [a, b] = [a, b].map(|index| &network.nodes[index].name);
     (distance > bound).then(|| format!("`{b}` is {distance} away from `{a}`, {why}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model;
+    use crate::routing::Rib;
+
+    fn ring(nodes: usize, routing: &str) -> std::result::Result<Lab, String> {
+        let text = format!(
+            "name: t\nbase: {{links: [X -- Y]}}\nvis:\n  v: {{nodes: {{\"n[1..{nodes}]\": X}}, \
+             links: [{{ring: \"n[1..{nodes}]\"}}], routing: {routing}}}\n"
+        );
+        model::parse(Path::new("t.yaml"), &text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn rip_reaches_fourteen_and_no_farther_when_a_ring_is_cut() {
+        let lab = ring(28, "rip").unwrap_or_else(|e| panic!("{e}"));
+        assert!(ring(30, "rip").is_err() && ring(30, "ospf").is_ok());
+        let link = lab.networks[1].links[0].id;
+        let cut =
+            Cut { down: [0, 1].map(|side| crate::model::EndId { link, side }).into(), ..Cut::default() };
+        let routes = |routing| {
+            let mut lab = lab.clone();
+            lab.networks[1].routing = routing;
+            let rib = Rib::of_network_without(&lab, lab.networks[1].id, &cut);
+            rib.tables[&lab.link(link).ends[0].node].len()
+        };
+        assert_eq!(routes(Routing::Ospf), 27 + 26, "all hosts; all links' prefixes but its own");
+        assert_eq!(routes(Routing::Rip), 14 + 14, "the link that begins 14 away has its prefix there");
+    }
+}

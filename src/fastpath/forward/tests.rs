@@ -245,6 +245,28 @@ fn golden_depth_1() {
     );
 }
 
+/// What routing protocols send (RFC 5771, section 4): for the node at the other end of the link, and nobody beyond.
+#[test]
+fn link_local_multicast_ends_at_the_neighbour_whatever_its_routes() {
+    let mut chain = line();
+    let everything = Route {
+        prefix: Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0),
+        local_table: false,
+        priority: 0,
+        action: chain.out(1, 1, 2),
+    };
+    let routes = [chain.routes(1, 1), vec![everything]].concat();
+    let middle = chain.partition(1, 1);
+    chain.forwarder.set_fib(middle, Fib::new(&routes, false));
+    for ttl in [1, 64] {
+        let all_ospf_routers = udp(host_addr(1, 0), Ipv4Addr::new(224, 0, 0, 5));
+        let hello = fixed(edited(all_ospf_routers, 8, ttl), 0);
+        let (sent, outcome, arrived) = chain.walk(&hello);
+        assert_eq!((sent.len(), outcome), (1, Outcome::Punt(chain.interface(1, 1, 0))));
+        assert_eq!(arrived, hello, "its TTL too");
+    }
+}
+
 #[test]
 fn golden_depth_2() {
     let mut chain = Chain::new(2, &[&[0, 1], &[0, 1]]);
