@@ -13,6 +13,7 @@ const LOOK: &str = "ip -d -o link | sed -E 's/^[0-9]+: //; s/@[^:]*:/:/; s/link-
                     ip neighbour show nud permanent | sort; ip -4 -o addr | sed -E 's/^[0-9]+: //; s/\\\\.*//' | sort; \
                     ip route show table all | sed -E 's/link-netns[^ ]*//' | grep -v '^local.*:' | grep -v fe80 | grep -v ff00 | sort; \
                     sysctl net.ipv4.ip_forward net.ipv4.conf.all.rp_filter net.ipv4.icmp_ratelimit; \
+                    ip xfrm state | grep -vE 'seq|^\\s+[0-9a-f]{8} ' ; ip xfrm policy; \
                     nft list ruleset | sed -E 's/packets [0-9]+ bytes [0-9]+//'";
 
 /// The namespaces as `up` made them, each looked at.
@@ -29,12 +30,13 @@ fn looks(namespaces: &Namespaces) -> Vec<(String, String)> {
     names.iter().map(look).collect()
 }
 
-/// The same from a shell that the plan was pasted into, in namespaces of its own.
-fn pasted(plan: &str) -> Vec<(String, String)> {
+/// The same from a shell that the plan was pasted into, in namespaces of its own. Namespace `from` reaches the second host
+/// address of its VI.
+fn pasted(plan: &str, from: &str) -> Vec<(String, String)> {
     let script = format!(
         "set -e\nmount --make-rprivate /\nmkdir -p /run/netns\nmount -t tmpfs tmpfs /run/netns\n{plan}\n\
          for ns in $(ls /run/netns | LC_ALL=C sort); do echo \"== $ns\"; ip netns exec $ns sh -c '{}'; done\n\
-         echo '== end'; ip netns exec v.line.A ping -c1 -W5 10.128.0.2 >&2\n",
+         echo '== end'; ip netns exec {from} ping -c1 -W5 10.128.0.2 >&2\n",
         LOOK.replace('\'', r"'\''")
     );
     let mut child = Command::new("unshare")
@@ -58,13 +60,20 @@ fn a_pasted_plan_is_the_same_lab() {
     if !common::can("kernel") {
         return;
     }
-    let file = "labs/figure-11-revisitation.yaml";
-    let plan = common::run(common::vilab().args(["plan", "--dataplane", "kernel", file]));
-    let up = common::Up::lab("paste", "figure-11-revisitation.yaml", "kernel");
-    let (ours, theirs) = (looks(&up.running().namespaces()), pasted(&plan));
-    assert_eq!(ours.len(), 12, "three base nodes, their link layers, six partitions");
-    for ((ns, ours), (pasted_ns, theirs)) in ours.iter().zip(&theirs) {
-        assert_eq!(ns, pasted_ns);
-        assert_eq!(ours, theirs, "namespace {ns}");
+    for (file, from, namespaces) in [
+        // Three base nodes, their link layers, six partitions.
+        ("figure-11-revisitation.yaml", "v.line.A", 12),
+        // Four base nodes, their link layers, partitions of three VIs.
+        ("security.yaml", "v.closed.A", 16),
+    ] {
+        let path = format!("labs/{file}");
+        let plan = common::run(common::vilab().args(["plan", "--dataplane", "kernel", &path]));
+        let up = common::Up::lab("paste", file, "kernel");
+        let (ours, theirs) = (looks(&up.running().namespaces()), pasted(&plan, from));
+        assert_eq!(ours.len(), namespaces, "{file}");
+        for ((ns, ours), (pasted_ns, theirs)) in ours.iter().zip(&theirs) {
+            assert_eq!(ns, pasted_ns);
+            assert_eq!(ours, theirs, "namespace {ns} of {file}");
+        }
     }
 }

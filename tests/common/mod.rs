@@ -49,10 +49,11 @@ pub fn routings() -> Vec<&'static str> {
     if can("frr") { vec!["static", "ospf"] } else { vec!["static"] }
 }
 
-/// The command itself.
+/// The command itself: as built with the tests, or the one that the environment variable `VILAB_BINARY` names, for what a
+/// debug build is too slow for.
 #[must_use]
 pub fn vilab() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_vilab"))
+    Command::new(std::env::var("VILAB_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_vilab").to_owned()))
 }
 
 /// Runs a command and gives back its standard output; panics if it fails.
@@ -74,12 +75,22 @@ impl Up {
     /// Brings `text` up under the name `name`, which takes the place of the text's own.
     #[must_use]
     pub fn new(name: &str, text: &str, dataplane: &str) -> Self {
+        Self::with(name, text, &["--dataplane", dataplane])
+    }
+
+    /// As [`Self::new`], on the dataplanes that the text itself asks for.
+    #[must_use]
+    pub fn as_written(name: &str, text: &str) -> Self {
+        Self::with(name, text, &[])
+    }
+
+    fn with(name: &str, text: &str, options: &[&str]) -> Self {
         let lines =
             text.lines().map(|l| if l.starts_with("name:") { format!("name: {name}") } else { l.to_owned() });
         let renamed = lines.collect::<Vec<_>>().join("\n");
         let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
         std::fs::write(file.path(), renamed).expect("the lab is written");
-        run(vilab().args(["up", "--dataplane", dataplane]).arg(file.path()));
+        run(vilab().arg("up").args(options).arg(file.path()));
         Self { name: name.to_owned(), _file: file }
     }
 
