@@ -10,6 +10,7 @@ use serde_json::Value;
 use vilab::lab::Running;
 use vilab::model::NodeId;
 use vilab::observe::{self, Context};
+use vilab::plan::{self, Machine};
 use vilab::routing::Rib;
 
 fn json(arguments: &[&str]) -> Value {
@@ -129,9 +130,10 @@ fn seen(running: &Running) -> BTreeMap<String, String> {
             let ip = || Command::new("ip").args(arguments).output();
             let output = namespaces.run(ns, ip).expect("the namespace").expect("ip");
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            // The index of the other end's device says where it is, not what it is.
-            let plain = text.split('@').map(|part| part.trim_start_matches("if")).collect::<String>();
-            seen.insert(format!("{ns}: {}", arguments.join(" ")), plain);
+            // What follows `@` is where a device sends through, not what it is.
+            let plain = |word: &str| word.split('@').next().unwrap_or("").to_owned();
+            let words: Vec<String> = text.split_whitespace().map(plain).collect();
+            seen.insert(format!("{ns}: {}", arguments.join(" ")), words.join(" "));
         }
         for to in nodes.iter().filter(|to| *to != node) {
             let hops = observe::trace(&context, *node, *to).expect("a trace");
@@ -162,5 +164,43 @@ fn a_vi_looks_the_same_on_another_base_and_mapping() {
         assert!(seen[0].len() == 5 * 3 + 5 * 4 && seen[0].values().all(|v| !v.is_empty()));
         assert_eq!(seen[0], seen[1], "{dataplane}: line and star");
         assert_eq!(seen[1], seen[2], "{dataplane}: two mappings on the star");
+    }
+}
+
+/// The chain of routes and tunnels from the network layer down to the wire, as the printed plan has it.
+#[test]
+fn packets_are_woven_through_two_layers_of_tunnels() {
+    let lab = vilab::lab::load(std::path::Path::new("labs/figure-07-headers.yaml")).expect("a lab");
+    let machine = Machine { ipip: true, nft: true, tun: true, netem: true, ..Machine::default() };
+    let plan =
+        plan::build(&lab, &Rib::compute(&lab), &machine).expect("a machine that can do all").to_string();
+    let lines: Vec<&str> = plan.lines().collect();
+    let link = &lab.networks[1].links[0];
+    let (q, r) = (link.ends[0].link_addr.expect("Q"), link.ends[1].link_addr.expect("R"));
+    let host = |net: usize, node: usize| lab.networks[net].nodes[node].host.expect("a host address");
+    let (x, y, d) = (host(0, 0), host(0, 1), host(1, 2));
+    let next = link.ends[1].addr;
+    for (what, line) in [
+        (
+            "the network layer routes to the link",
+            format!("ip -n v.vi.A route add {d}/32 proto static via {next} dev v-BC "),
+        ),
+        (
+            "the link is a tunnel made in the link layer",
+            format!("ip -n l.X link add name k1.0.0 type ipip mode ipip local {q} remote {r} ttl 64"),
+        ),
+        ("and moved up", "ip -n l.X link set dev k1.0.0 name v-BC netns v.vi.A".to_owned()),
+        (
+            "the link layer routes to the base tunnel",
+            format!("ip -n l.X route add {r}/32 proto static dev t-Y src {q}"),
+        ),
+        (
+            "that is made in the base node",
+            format!("ip -n b.X link add name t-Y type ipip mode ipip local {x} remote {y} ttl 64"),
+        ),
+        ("and moved up", "ip -n b.X link set dev t-Y name t-Y netns l.X".to_owned()),
+        ("and the base routes to its other end", format!("ip -n b.X route add {y}/32 proto static via ")),
+    ] {
+        assert!(lines.iter().any(|l| l.starts_with(&line)), "{what}: no line {line}\n{plan}");
     }
 }

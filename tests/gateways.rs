@@ -200,3 +200,41 @@ proptest! {
         prop_assert!(lab.joined(BASE).contains(&BASE));
     }
 }
+
+/// The addresses of a network, by the full name of the node.
+fn numbers(lab: &Lab, net: usize) -> Vec<(String, Vec<Ipv4Addr>)> {
+    lab.networks[net].nodes.iter().map(|n| (lab.full_name(n.id), lab.addresses(n.id).collect())).collect()
+}
+
+#[test]
+fn a_change_of_one_network_moves_no_address_of_another() {
+    let before = lab(ROW);
+    for (from, to) in [
+        (
+            "right: {nodes: {h: Z, b: W}, links: [h -- b]}",
+            "right: {nodes: {h: Z, b: W, more: W}, links: [h -- b -- more]}",
+        ),
+        ("right: {nodes: {h: Z, b: W}, links: [h -- b]}", "right: {nodes: {h: Z}}"),
+        ("base: {links: [X -- Y -- Z -- W]}", "base: {links: [X -- Y -- Z -- W -- V]}"),
+    ] {
+        let after = lab(&ROW.replace(from, to));
+        for net in [1, 2] {
+            assert_eq!(numbers(&before, net), numbers(&after, net), "{to}");
+        }
+    }
+    let grown = lab(&ROW.replace(
+        "left: {nodes: {a: X, g: Y}, links: [a -- g]}",
+        "left: {nodes: {a: X, g: Y, n: Y}, links: [a -- g, g -- n]}",
+    ));
+    assert_eq!(
+        numbers(&before, 1),
+        numbers(&grown, 1)[..2]
+            .iter()
+            .map(|(name, all)| {
+                let kept = before.addresses(node(&before, name)).count();
+                (name.clone(), all[..kept].to_vec())
+            })
+            .collect::<Vec<_>>(),
+        "old nodes keep their addresses"
+    );
+}

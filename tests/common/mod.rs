@@ -106,8 +106,18 @@ impl Up {
     }
 }
 
+impl Up {
+    /// The test has ended the lab itself.
+    pub fn has_ended(mut self) {
+        self.name.clear();
+    }
+}
+
 impl Drop for Up {
     fn drop(&mut self) {
+        if self.name.is_empty() {
+            return;
+        }
         let down = vilab().args(["down", &self.name]).output();
         assert!(
             std::thread::panicking() || down.is_ok_and(|o| o.status.success()),
