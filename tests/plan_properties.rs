@@ -186,7 +186,7 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
             Some(_) => Err(format!("{ns} is made twice")),
         },
         Op::AddVeth { a, b, .. } => add(&a.0, &a.1).and_then(|()| add(&b.0, &b.1)),
-        Op::AddIpip { ns, dev, .. } | Op::AddTun { ns, dev } => add(ns, dev),
+        Op::AddIpip { ns, dev, .. } | Op::AddTun { ns, dev, .. } => add(ns, dev),
         Op::MoveLink { ns, dev, to, name } => {
             if !devices.get_mut(ns.as_str()).is_some_and(|d| d.remove(dev.as_str())) {
                 return Err(format!("no {dev} in {ns}"));
@@ -197,7 +197,9 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
         Op::AddNeighbour { ns, dev, .. }
         | Op::AddAddr { ns, dev, .. }
         | Op::SetUp { ns, dev, .. }
+        | Op::AddHooks { ns, dev }
         | Op::AddNetem { ns, dev, .. } => has(devices, ns, dev),
+        Op::AddRedirect { ns, dev, to, .. } => has(devices, ns, dev).and_then(|()| has(devices, ns, to)),
         Op::AddRoute { ns, hops, .. } => hops.iter().try_for_each(|h| has(devices, ns, &h.dev)),
         Op::SetSysctl { ns, .. }
         | Op::AddRuleset { ns, .. }

@@ -32,6 +32,8 @@ impl Class {
             | Op::MoveLink { .. }
             | Op::SetUp { .. }
             | Op::AddNetem { .. }
+            | Op::AddHooks { .. }
+            | Op::AddRedirect { .. }
             | Op::AddNeighbour { .. }
             | Op::AddRoute { .. }
             | Op::AddUnreachable { .. } => Self::Netlink,
@@ -116,6 +118,8 @@ pub(super) fn namespace(op: &Op) -> &str {
         | Op::MoveLink { ns, .. }
         | Op::SetUp { ns, .. }
         | Op::AddNetem { ns, .. }
+        | Op::AddHooks { ns, .. }
+        | Op::AddRedirect { ns, .. }
         | Op::AddNeighbour { ns, .. }
         | Op::AddRoute { ns, .. }
         | Op::AddUnreachable { ns, .. }

@@ -17,6 +17,7 @@ use crate::netlink::request::{NextHop, VethEnd};
 use crate::netlink::{Refusal, Request, Socket};
 use crate::plan::{Hop, Op};
 use crate::process;
+use crate::sys::tun;
 
 /// Index of `lo` in every namespace (LOOPBACK_IFINDEX in Linux).
 const LO: u32 = 1;
@@ -100,6 +101,11 @@ impl Linux {
             }
             Op::SetUp { dev, mtu, .. } => Ok(Request::configure(self.index(ns, dev)?, *mtu)),
             Op::AddNetem { dev, netem, .. } => Ok(Request::set_netem(self.index(ns, dev)?, netem)),
+            Op::AddHooks { dev, .. } => Ok(Request::add_clsact(self.index(ns, dev)?)),
+            Op::AddRedirect { dev, hook, protocol, to, .. } => {
+                let [from, to] = [self.index(ns, dev)?, self.index(ns, to)?];
+                Ok(Request::add_redirect(from, to, *hook, *protocol))
+            }
             Op::AddRoute { prefix, hops, src, .. } => {
                 let hops = hops.iter().map(|h| self.next_hop(ns, h)).collect::<Result<Vec<_>>>()?;
                 Ok(Request::add_route(*prefix, &hops, *src))
@@ -197,14 +203,15 @@ impl Kernel for Linux {
 
     fn add_tuns(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
         let made = self.visit(by_ns, |op| {
-            let Op::AddTun { dev, .. } = op else {
+            let Op::AddTun { dev, info, .. } = op else {
                 return Err(Error::bug(format!("not a TUN device: {op:?}")));
             };
-            crate::sys::tun::create_persistent(dev).map_err(|e| cannot(op).because(e))?;
+            let create = if *info { tun::create_persistent_with_info } else { tun::create_persistent };
+            create(dev).map_err(|e| cannot(op).because(e))?;
             nix::net::if_::if_nametoindex(dev.as_str()).map_err(|e| cannot(op).because(e))
         })?;
         for (op, index) in made {
-            if let Op::AddTun { ns, dev } = op {
+            if let Op::AddTun { ns, dev, .. } = op {
                 self.record(ns, dev, index);
             }
         }
@@ -296,7 +303,8 @@ fn message_name(op: &Op) -> &'static str {
         Op::AddVeth { .. } | Op::AddIpip { .. } => "RTM_NEWLINK",
         Op::MoveLink { .. } | Op::SetUp { .. } => "RTM_SETLINK",
         Op::AddAddr { .. } => "RTM_NEWADDR",
-        Op::AddNetem { .. } => "RTM_NEWQDISC",
+        Op::AddNetem { .. } | Op::AddHooks { .. } => "RTM_NEWQDISC",
+        Op::AddRedirect { .. } => "RTM_NEWTFILTER",
         Op::AddNeighbour { .. } => "RTM_NEWNEIGH",
         Op::AddRoute { .. } | Op::AddUnreachable { .. } => "RTM_NEWROUTE",
         Op::AddAssociation { .. } => "XFRM_MSG_NEWSA",

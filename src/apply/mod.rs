@@ -157,6 +157,8 @@ fn doing(op: &Op) -> String {
         Op::MoveLink { dev, to, name, .. } => format!("move {dev} from {at} to {}:{name}", place(to)),
         Op::SetUp { dev, mtu, .. } => format!("set {dev} up with MTU {mtu} on {at}"),
         Op::AddNetem { dev, .. } => format!("add netem to {dev} on {at}"),
+        Op::AddHooks { dev, .. } => format!("add clsact to {dev} on {at}"),
+        Op::AddRedirect { dev, to, .. } => format!("add a redirect from {dev} to {to} on {at}"),
         Op::AddNeighbour { addr, .. } => format!("add neighbour {addr} on {at}"),
         Op::AddRoute { prefix, .. } | Op::AddUnreachable { prefix, .. } => {
             format!("add route {prefix} on {at}")

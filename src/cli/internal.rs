@@ -23,6 +23,9 @@ pub(super) enum Command {
     /// Answers for the names of a lab: started by its init
     #[command(name = lab::init::ANSWERS, hide = true)]
     Names { dir: PathBuf },
+    /// IS-IS over the virtual links of a lab: started by its init
+    #[command(name = lab::init::ISIS, hide = true)]
+    Isis { dir: PathBuf },
     /// What namespaces of an unprivileged user can do: started by up and doctor
     #[command(name = machine::PROBE, hide = true)]
     Probe { what: machine::Probe },
@@ -37,6 +40,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Init { dir, watcher } => lab::init::run(&dir, watcher, &measure::verify)?,
         Command::Engine { dir } => lab::engine::run(&dir)?,
         Command::Names { dir } => lab::engine::answer(&dir)?,
+        Command::Isis { dir } => lab::isis::run(&dir)?,
         Command::Probe { what } => machine::probe(what)?,
         Command::Tester { lab } => test::measure(&lab)?,
     }

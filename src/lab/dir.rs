@@ -26,11 +26,12 @@ pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
 pub(super) const NAMES: &str = "names.json";
+pub(super) const ISIS: &str = "isis.json";
 pub(super) const FASTPATH_UNFINISHED: &str = "fastpath.json.new";
 pub(super) const CONTROL: &str = "fastpath.sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     STATE,
     STATE_UNFINISHED,
     FAULTS,
@@ -39,6 +40,7 @@ const FILES: [&str; 10] = [
     FASTPATH,
     FASTPATH_UNFINISHED,
     NAMES,
+    ISIS,
     CONTROL,
     INIT,
 ];

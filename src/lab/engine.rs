@@ -42,7 +42,11 @@ pub(super) fn write_config(dir: &Path, config: &Config) -> io::Result<()> {
 /// # Errors
 /// If it cannot start or stops.
 pub fn run(dir: &Path) -> Result<()> {
-    let result = forward(dir);
+    told(forward(dir))
+}
+
+/// Tells init why one of the lab's own processes ends.
+pub(super) fn told(result: Result<()>) -> Result<()> {
     if let Err(e) = &result {
         let _gone = Message::Failed(Failure::from(e)).send(io::stdout());
     }
@@ -89,7 +93,7 @@ fn forward(dir: &Path) -> Result<()> {
 }
 
 /// Says that the process does its work, and closes standard output: whoever waits for it reads to the end.
-fn announce() {
+pub(super) fn announce() {
     let _gone = Message::Ready(Timings::new()).send(io::stdout());
     if let Ok(null) = File::options().write(true).open("/dev/null") {
         let _open = nix::unistd::dup2_stdout(&null);

@@ -32,6 +32,8 @@ use crate::plan::Service;
 pub const ENGINE: &str = "lab-engine";
 /// The subcommand under which [`super::engine::answer`] is started.
 pub const ANSWERS: &str = "lab-names";
+/// The subcommand under which [`super::isis::run`] is started.
+pub const ISIS: &str = "lab-isis";
 
 /// One of the lab's own processes: its name as a service, in words, and its subcommand.
 pub(super) struct Own {
@@ -42,9 +44,10 @@ pub(super) struct Own {
 
 pub(super) const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subcommand: ENGINE };
 const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
+const ADAPTER: Own = Own { name: "isis", what: "IS-IS adapter", subcommand: ISIS };
 
 /// How long one of them may take until it does its work.
-const ENGINE_START: Duration = Duration::from_secs(30);
+const OWN_START: Duration = Duration::from_secs(30);
 /// How long services may take until they are ready; those of the network longer than until it has been verified.
 const SERVICE_START: Duration = Duration::from_secs(30);
 /// The stages of services.
@@ -98,6 +101,9 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let mut supervisor = Supervisor::new(dir, &job.lab.name, home).doing(Kind::Environment, building)?;
     if job.plan.fastpath.is_some() {
         timed(&mut timings, "fast path", || start_own(&mut supervisor, dir, &FASTPATH))?;
+    }
+    if job.plan.isis.is_some() {
+        timed(&mut timings, ADAPTER.what, || start_own(&mut supervisor, dir, &ADAPTER))?;
     }
     let mut state = State {
         schema: state::SCHEMA.to_owned(),
@@ -211,6 +217,9 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<Namespaces> {
     if let Some(config) = &job.plan.fastpath {
         fs::write(super::engine::config_file(dir), serde_json::to_vec(config)?)?;
     }
+    if let Some(config) = &job.plan.isis {
+        fs::write(super::isis::config_file(dir), serde_json::to_vec(config)?)?;
+    }
     fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
     Ok(Namespaces::at(ns))
 }
@@ -234,10 +243,10 @@ fn ready(mut child: Child, what: &str) -> Result<()> {
         |e: &dyn std::fmt::Display| Error::environment(format!("the {what} does not start")).because(e);
     let Some(mut stdout) = child.stdout.take() else { return Ok(()) };
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
-    let limit = PollTimeout::try_from(ENGINE_START).unwrap_or(PollTimeout::MAX);
+    let limit = PollTimeout::try_from(OWN_START).unwrap_or(PollTimeout::MAX);
     let answered = poll(&mut fds, limit).map_err(|e| fail(&e))?;
     if answered == 0 {
-        return Err(fail(&format!("no word from it in {ENGINE_START:?}")));
+        return Err(fail(&format!("no word from it in {OWN_START:?}")));
     }
     let mut text = String::new();
     stdout.read_to_string(&mut text).map_err(|e| fail(&e))?;

@@ -21,6 +21,7 @@ mod enter;
 mod faults;
 mod file;
 pub mod init;
+pub mod isis;
 pub mod logs;
 pub mod message;
 pub mod mounts;

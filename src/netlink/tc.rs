@@ -1,12 +1,12 @@
 //! Requests of traffic control, a constructor each. Indices and parameters go in, one message with its flags comes
 //! out. It never sends.
 
-use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use super::request::Request;
-use crate::plan::Netem;
+use crate::plan::{FILTER_PRIORITY, Hook, Netem};
 
 const TCA_OPTIONS: u16 = 2;
 const TCA_NETEM_RATE: u16 = 6;
@@ -16,8 +16,9 @@ const TCA_NETEM_JITTER64: u16 = 11;
 /// netem's first fields count 64 ns ticks (PSCHED_SHIFT 6).
 const PSCHED_SHIFT: u32 = 6;
 
-/// `TC_H_CLSACT` and its egress hook, `TC_H_MIN_EGRESS`.
+/// `TC_H_CLSACT` and its hooks, `TC_H_MIN_INGRESS` and `TC_H_MIN_EGRESS`.
 const CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
+const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
 const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
 /// Our filter among those of the hook; a user's own with lower numbers come first.
 const PRIORITY: u16 = 0xff00;
@@ -32,6 +33,7 @@ const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
 const TC_ACT_STOLEN: u32 = 4;
 const TCA_EGRESS_REDIR: u32 = 1;
+const TCA_INGRESS_REDIR: u32 = 3;
 
 impl Request {
     /// netem as the root qdisc, in place of the one that is there.
@@ -51,8 +53,21 @@ impl Request {
     pub fn set_redirect(index: u32, to: u32, mark: u32) -> Self {
         let mut message = filter(index);
         message.attributes.push(TcAttribute::Kind("bpf".into()));
-        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, redirect_options(to, mark))));
+        let options = redirect_options(&all_but(mark), to, Hook::Egress);
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
         Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_REPLACE }
+    }
+
+    /// What passes `hook` of device `index` with this EtherType goes on there at device `to`.
+    #[must_use]
+    pub fn add_redirect(index: u32, to: u32, hook: Hook, protocol: u16) -> Self {
+        let mut message = filter(index);
+        message.header.parent = parent(hook);
+        message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(protocol.to_be());
+        message.attributes.push(TcAttribute::Kind("bpf".into()));
+        let options = redirect_options(&ALL, to, hook);
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
+        Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_EXCL }
     }
 
     /// Undoes [`Request::set_redirect`].
@@ -72,6 +87,13 @@ fn qdisc(index: u32, parent: TcHandle, kind: &str, options: Option<Vec<u8>>) -> 
     let options = options.map(|bytes| TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, bytes)));
     message.attributes.extend(options);
     Request { message: RouteNetlinkMessage::NewQueueDiscipline(message), flags: NLM_F_CREATE | NLM_F_REPLACE }
+}
+
+fn parent(hook: Hook) -> TcHandle {
+    match hook {
+        Hook::Ingress => INGRESS,
+        Hook::Egress => EGRESS,
+    }
 }
 
 fn filter(index: u32) -> TcMessage {
@@ -112,24 +134,37 @@ fn rate(bytes: &mut Vec<u8>, rate: u64, overhead: i32) {
     attribute(bytes, TCA_NETEM_RATE, &fields.concat());
 }
 
-/// A program of classic BPF that takes all but what bears the mark, and the action for what it takes.
-fn redirect_options(to: u32, mark: u32) -> Vec<u8> {
+/// An instruction of classic BPF: operation, jump if true, jump if false, operand.
+type Instruction = (u32, u8, u8, u32);
+
+/// Takes every packet.
+const ALL: [Instruction; 1] = [(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX)];
+
+/// Loads the mark; if it is ours, takes nothing; else takes the packet.
+fn all_but(mark: u32) -> [Instruction; 4] {
     let ancillary_mark = (libc::SKF_AD_OFF + libc::SKF_AD_MARK).cast_unsigned();
-    // Load the mark; if it is ours, take nothing; else take the packet.
-    let program = [
+    [
         (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, ancillary_mark),
         (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, mark),
         (libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        (libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ];
+        ALL[0],
+    ]
+}
+
+/// A program that says what to take, and the action for what it takes.
+fn redirect_options(program: &[Instruction], to: u32, hook: Hook) -> Vec<u8> {
+    let redirect = match hook {
+        Hook::Ingress => TCA_INGRESS_REDIR,
+        Hook::Egress => TCA_EGRESS_REDIR,
+    };
     let mut code = Vec::new();
     for (operation, yes, no, operand) in program {
-        code.extend_from_slice(&u16::try_from(operation).unwrap_or(0).to_ne_bytes());
-        code.extend_from_slice(&[yes, no]);
+        code.extend_from_slice(&u16::try_from(*operation).unwrap_or(0).to_ne_bytes());
+        code.extend_from_slice(&[*yes, *no]);
         code.extend_from_slice(&operand.to_ne_bytes());
     }
     // `struct tc_mirred`: index, capabilities, action, two counts, what to do, where.
-    let mirred = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to].map(u32::to_ne_bytes).concat();
+    let mirred = [0, 0, TC_ACT_STOLEN, 0, 0, redirect, to].map(u32::to_ne_bytes).concat();
     let options = nested(&[(TCA_MIRRED_PARMS, &mirred)]);
     let action = nested(&[(TCA_ACT_KIND, b"mirred\0"), (TCA_ACT_OPTIONS, &options)]);
     let length = u16::try_from(program.len()).unwrap_or(0).to_ne_bytes();
@@ -171,6 +206,14 @@ mod tests {
         assert_eq!(bytes[4..8], 7_u32.to_ne_bytes());
         assert_eq!(bytes[8..12], (u32::MAX / 2).to_ne_bytes());
         assert_eq!(bytes[28..36], 10_000_i64.to_ne_bytes());
+    }
+
+    #[test]
+    fn protocol_and_priority_of_a_redirect_share_a_word() {
+        let request = Request::add_redirect(3, 4, Hook::Ingress, 0x00fe);
+        let RouteNetlinkMessage::NewTrafficFilter(filter) = request.message else { panic!("a filter") };
+        assert_eq!(filter.header.info, 0xfe00 << 16 | u32::from(0x00fe_u16.to_be()));
+        assert_eq!(filter.header.parent, INGRESS);
     }
 
     #[test]

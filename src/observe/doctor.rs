@@ -125,7 +125,12 @@ fn dataplanes(machine: &Machine) -> [Finding; 6] {
             "deep nesting of the kernel dataplane, impairments",
             module("sch_netem"),
         ),
-        of_kernel("redirect", machine.redirect, "impairments without netem", module("act_mirred")),
+        of_kernel(
+            "redirect",
+            machine.redirect,
+            "impairments without netem, and IS-IS on virtual links",
+            module("act_mirred"),
+        ),
         of_kernel("ESP", machine.esp, "the kernel dataplane's security of links", module("esp4")),
     ]
 }

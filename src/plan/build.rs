@@ -10,12 +10,12 @@ use ipnet::Ipv4Net;
 
 use super::gateways::gateways;
 use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, guard, routing, security};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
 use crate::model::{
     App, BASE, Carrier, Dataplane, DataplaneChoice, EndId, GATEWAYS, Impairment, Lab, Link, NetId, Network,
-    Node, NodeId, Routing, TestKind, names,
+    Node, NodeId, TestKind, names,
 };
 use crate::names::resolv_conf;
 use crate::routing::{Rib, Route};
@@ -61,7 +61,6 @@ const SILENCE: &str = "table ip vi_fastpath {
 /// # Errors
 /// If the machine cannot carry the dataplane that the file asks for.
 pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
-    refuse_unsupported(lab)?;
     let (dataplanes, why) = dataplanes(lab, machine)?;
     let planner =
         Planner { lab, rib, machine, dataplanes: &dataplanes, link_layers: link_layers(lab, &dataplanes) };
@@ -92,8 +91,9 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let views = lab.nodes().map(|n| (n.netns.clone(), planner.view(n))).collect();
     let daemons = lab.nodes().map(|n| routing::services(lab, n.id, machine)).collect::<Result<Vec<_>>>()?;
     let apps = lab.apps.iter().map(|a| app(lab, a)).collect();
+    let isis = super::isis::config(lab, machine)?;
     let (netem, services) = (machine.netem, daemons.concat());
-    Ok(Plan { dataplanes, why, netem, stages, fastpath, views, services, apps })
+    Ok(Plan { dataplanes, why, netem, stages, fastpath, isis, views, services, apps })
 }
 
 /// All routes of one node that vilab writes, connected ones included where the kernel does not make them: what has to
@@ -138,15 +138,6 @@ pub(super) fn neighbours(lab: &Lab, node: NodeId) -> Vec<Op> {
 fn mac(end: EndId) -> Mac {
     let [a, b, c, d] = u32::try_from(2 * end.link.index + end.side).unwrap_or(u32::MAX).to_be_bytes();
     Mac([0x02, 0, a, b, c, d])
-}
-
-/// What the language has and this version does not carry out.
-fn refuse_unsupported(lab: &Lab) -> Result<()> {
-    let not_yet = |what: &str| Err(Error::new(Kind::LabFile, format!("{what} is not supported yet")));
-    if lab.networks[1..].iter().any(|n| n.routing == Routing::Isis) {
-        return not_yet("`isis` in a Virtual Internet");
-    }
-    Ok(())
 }
 
 fn app(lab: &Lab, app: &App) -> Service {
@@ -451,6 +442,7 @@ impl<'a> Planner<'a> {
             }
         }
         for node in &network.nodes {
+            ops.extend(super::isis::ops(self.lab, node.id));
             ops.extend(self.addresses(node));
             ops.extend(routes(self.lab, self.rib, node.id));
         }
@@ -480,7 +472,7 @@ impl<'a> Planner<'a> {
         let (ns, dev) = (node.netns.clone(), end.dev.clone());
         let up = Op::SetUp { ns: ns.clone(), dev: dev.clone(), mtu: link.mtu };
         if !self.kernel(node.base) {
-            return vec![Op::AddTun { ns, dev }, up];
+            return vec![Op::AddTun { ns, dev, info: false }, up];
         }
         let (Some(local), Some(remote)) = (end.link_addr, link.ends[1 - side].link_addr) else {
             return Vec::new();

@@ -5,6 +5,7 @@ mod build;
 mod gateways;
 mod guard;
 mod impair;
+mod isis;
 mod restore;
 mod routing;
 pub mod security;
@@ -21,6 +22,7 @@ pub use impair::{Netem, Way, impair, way};
 pub use restore::restored;
 
 use crate::fastpath::Config;
+use crate::isis::Config as IsisConfig;
 use crate::model::{Dataplane, Ready, Restart};
 use crate::packet::esp::Association;
 
@@ -58,6 +60,8 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     /// The userspace fast path, where a base node uses it.
     pub fastpath: Option<Config>,
+    /// What carries IS-IS over virtual links, where a VI has it.
+    pub isis: Option<IsisConfig>,
     /// What each namespace that can be entered shows, beside the machine's own files.
     pub views: BTreeMap<String, View>,
     /// Processes that run while the lab is up and that the network needs, in the order of their start: those of one
@@ -122,6 +126,16 @@ pub enum Direction {
     Out,
 }
 
+/// Of the filters of [`Op::AddRedirect`]: those with lower numbers, a user's own, come first.
+pub const FILTER_PRIORITY: u16 = 0xfe00;
+
+/// Where a filter sees packets of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hook {
+    Ingress,
+    Egress,
+}
+
 /// One operation on the kernel; `Display` gives it as `ip`, `tc`, `nft` and `sysctl` lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
@@ -165,10 +179,11 @@ pub enum Op {
         local: Ipv4Addr,
         remote: Ipv4Addr,
     },
-    /// A persistent TUN device.
+    /// A persistent TUN device; with `info` for any protocol, packet information in front of each packet.
     AddTun {
         ns: String,
         dev: String,
+        info: bool,
     },
     /// To another namespace under another name: a tunnel keeps encapsulating where it was made.
     MoveLink {
@@ -188,6 +203,19 @@ pub enum Op {
         ns: String,
         dev: String,
         netem: Netem,
+    },
+    /// clsact: filters can see what enters and leaves the device.
+    AddHooks {
+        ns: String,
+        dev: String,
+    },
+    /// Packets of this EtherType go on at the same hook of another device: they leave by that one, or come in by it.
+    AddRedirect {
+        ns: String,
+        dev: String,
+        hook: Hook,
+        protocol: u16,
+        to: String,
     },
     AddRoute {
         ns: String,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Direction, Hop, Netem, Op, Plan};
+use super::{Direction, FILTER_PRIORITY, Hook, Hop, Netem, Op, Plan};
 use crate::model::impair;
 use crate::packet::esp::{Association, ICV_LEN, WINDOW};
 
@@ -41,7 +41,10 @@ impl fmt::Display for Op {
                     "ip -n {ns} link add name {dev} type ipip mode ipip local {local} remote {remote} ttl 64"
                 )
             }
-            Self::AddTun { ns, dev } => write!(f, "ip netns exec {ns} ip tuntap add dev {dev} mode tun"),
+            Self::AddTun { ns, dev, info } => {
+                let info = if *info { " pi" } else { "" };
+                write!(f, "ip netns exec {ns} ip tuntap add dev {dev} mode tun{info}")
+            }
             Self::MoveLink { ns, dev, to, name } => {
                 write!(f, "ip -n {ns} link set dev {dev} name {name} netns {to}")
             }
@@ -49,6 +52,14 @@ impl fmt::Display for Op {
                 write!(f, "ip -n {ns} link set dev {dev} mtu {mtu} multicast on up")
             }
             Self::AddNetem { ns, dev, netem } => write!(f, "tc -n {ns} qdisc replace dev {dev} root {netem}"),
+            Self::AddHooks { ns, dev } => write!(f, "tc -n {ns} qdisc add dev {dev} clsact"),
+            Self::AddRedirect { ns, dev, hook, protocol, to } => {
+                write!(
+                    f,
+                    "tc -n {ns} filter add dev {dev} {hook} prio {FILTER_PRIORITY} protocol {protocol:#06x} "
+                )?;
+                write!(f, "bpf bytecode '1,6 0 0 4294967295' action mirred {hook} redirect dev {to}")
+            }
             Self::AddRoute { ns, prefix, hops, src } => {
                 write!(f, "ip -n {ns} route add {prefix} proto static")?;
                 route_hops(f, hops, src.map(|s| format!(" src {s}")).unwrap_or_default())
@@ -110,6 +121,15 @@ fn algorithms(association: &Association) -> String {
         Some(hmac) => {
             format!("auth-trunc 'hmac(sha256)' 0x{} {icv_bits} enc 'cbc(aes)' 0x{cipher}", hex(hmac))
         }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::model::{EndId, External, Lab, Link, Network, Node, NodeId, Routing};
+use crate::model::{BASE, EndId, External, Lab, Link, Network, Node, NodeId, Routing};
 
 /// Seconds between hellos, and after how many a silent neighbour is gone.
 const HELLO: u32 = 1;
@@ -22,8 +22,9 @@ const FIRST_AS: u32 = 4_200_000_000;
 /// Area and instance of IS-IS, of local meaning only.
 const ISIS_AREA: &str = "49.0001";
 const ISIS_TAG: &str = "vilab";
-/// Bytes of LLC header in front of an IS-IS packet (ISO 10589, 8.4.2).
+/// Bytes in front of an IS-IS packet: an LLC header on a wire (ISO 10589, 8.4.2), an IPv4 header on a virtual link.
 const LLC: u32 = 3;
+const IPV4: u32 = 20;
 /// Bounds of FRR's `lsp-mtu`, the upper one its default.
 const LSP_MTU: (u32, u32) = (128, 1497);
 /// Equal-cost paths that FRR can be built for at most (`--enable-multipath`).
@@ -183,7 +184,8 @@ impl<'a> This<'a> {
     /// `net` comes last: it makes the first LSP, and the interval to the next is the one that holds then.
     fn isis(&self) -> String {
         let least = self.network.links.iter().map(|l| l.mtu).min().unwrap_or(LSP_MTU.1);
-        let lsp_mtu = least.saturating_sub(LLC).clamp(LSP_MTU.0, LSP_MTU.1);
+        let front = if self.network.id == BASE { LLC } else { IPV4 };
+        let lsp_mtu = least.saturating_sub(front).clamp(LSP_MTU.0, LSP_MTU.1);
         let mut text = self.lists(self.wire_prefixes());
         let _ = write!(
             text,
