@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use vilab::lab::Running;
 use vilab::model::{Lab, NodeId};
-use vilab::observe::doctor;
 use vilab::packet::{self, ipv4};
 use vilab::sys::packet_socket::Capture;
 
@@ -61,16 +60,6 @@ vis:
     links: [a -- b -- c -- a]
     routing: isis
 "#;
-
-fn can() -> bool {
-    let frr = doctor::machine().is_ok_and(|m| m.frr.is_some());
-    let required = std::env::var("VILAB_REQUIRE").unwrap_or_default();
-    assert!(frr || !required.split(',').any(|r| r == "frr"), "FRR is required here and missing");
-    if !frr {
-        println!("SKIPPED: this machine has no FRR");
-    }
-    frr
-}
 
 fn node(lab: &Lab, name: &str) -> NodeId {
     lab.nodes().map(|n| n.id).find(|id| lab.full_name(*id) == name).expect("a node of the lab")
@@ -150,7 +139,7 @@ fn on_the_wire(running: &Running) -> Vec<Vec<u8>> {
 #[test]
 fn twelve_nodes_converge_over_tunnels() {
     for dataplane in common::dataplanes() {
-        if !can() {
+        if !common::can("frr") {
             return;
         }
         let up = common::Up::new(&format!("isis-ring-{dataplane}"), RING_AND_CHAINS, dataplane);
@@ -175,7 +164,7 @@ fn twelve_nodes_converge_over_tunnels() {
 #[test]
 fn cut_links_are_avoided_and_mended_ones_taken() {
     for dataplane in common::dataplanes() {
-        if !can() {
+        if !common::can("frr") {
             return;
         }
         let dir = tempfile::tempdir().expect("a directory");
@@ -189,7 +178,7 @@ fn cut_links_are_avoided_and_mended_ones_taken() {
 #[test]
 fn daemons_and_adapter_may_be_killed() {
     for dataplane in common::dataplanes() {
-        if !can() {
+        if !common::can("frr") {
             return;
         }
         let up = common::Up::new(&format!("isis-kill-{dataplane}"), TRIANGLE, dataplane);
