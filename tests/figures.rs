@@ -120,6 +120,7 @@ fn seen(running: &Running) -> BTreeMap<String, String> {
         rib: &rib,
         namespaces: &namespaces,
         dataplanes: &state.dataplanes,
+        netem: state.netem,
         fastpath_control: running.fastpath_control(),
     };
     let mut seen = BTreeMap::new();

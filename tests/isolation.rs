@@ -473,6 +473,7 @@ impl Bed<'_> {
             rib: &self.rib,
             namespaces: &self.namespaces,
             dataplanes: &state.dataplanes,
+            netem: state.netem,
             fastpath_control: self.running.fastpath_control(),
         };
         let mut sums = BTreeMap::new();
