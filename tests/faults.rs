@@ -86,11 +86,14 @@ fn dynamic_routes_take_what_is_left() {
     assert!(base.cut.dead.is_empty(), "the base routes around");
     let virtual_link = expected(&lab, &down([Target::Link(link(&lab, "v/a--d"))]));
     assert_eq!(via(&lab, &virtual_link, "v/a", "v/d"), ["b"]);
-    assert_eq!(virtual_link.rib.tables.get(&node(&lab, "base/A")), base_table(&lab, "base/A").as_ref());
+    assert_eq!(
+        virtual_link.rib.tables.get(&node(&lab, "base/A")),
+        table_without_faults(&lab, "base/A").as_ref()
+    );
     assert!(virtual_link.cut.dead.is_empty(), "w rides on what v routes around");
 }
 
-fn base_table(lab: &Lab, name: &str) -> Option<Vec<vilab::routing::Route>> {
+fn table_without_faults(lab: &Lab, name: &str) -> Option<Vec<vilab::routing::Route>> {
     Rib::compute(lab).tables.get(&node(lab, name)).cloned()
 }
 
@@ -134,7 +137,13 @@ fn nobody_computes_what_rides_on_routes_of_the_users_own() {
     let expected = expected(&lab, &Faults::default());
     assert_eq!(expected.unknown, BTreeSet::from([BASE, NetId(2)]));
     assert!(expected.cut.dead.is_empty());
-    assert!(!expected.table(node(&lab, "v/a")).is_empty(), "static routes stay what they are");
+    for name in ["v/a", "w/p"] {
+        assert_eq!(
+            Some(expected.table(node(&lab, name)).to_vec()),
+            table_without_faults(&lab, name),
+            "as if nobody reacted"
+        );
+    }
 }
 
 #[test]

@@ -70,6 +70,7 @@ mod tests {
             priority: 0,
             kind,
             kernels_own: false,
+            cached: false,
             hops: hops.iter().map(|i| Hop { ifindex: *i, via: None, weight: 1 }).collect(),
         };
         Snapshot {

@@ -1,5 +1,5 @@
-//! Links by what people write. A lab and `X -- Y`, `blue/a -- b`, a name or `network/name` go in; every link that may be
-//! meant comes out. It never chooses between several.
+//! Links by what people write. A lab and `X -- Y`, `blue/a -- b`, a name or `network/name` go in; every link that
+//! may be meant comes out. It never chooses between several.
 
 use super::{Lab, Link, LinkId};
 

@@ -77,6 +77,9 @@ pub struct Route {
     pub kind: RouteKind,
     /// The kernel made it, along with an address.
     pub kernels_own: bool,
+    /// No route but what the kernel learnt about one destination: a redirect, a path MTU. A dump lists these too,
+    /// unless it is a strict one (NETLINK_GET_STRICT_CHK).
+    pub cached: bool,
     pub hops: Vec<Hop>,
 }
 
@@ -290,7 +293,8 @@ fn as_route(message: &RouteNetlinkMessage) -> Option<Route> {
     let prefix = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?;
     let table = u32::from(header.table);
     let kernels_own = header.protocol == RouteProtocol::Kernel;
-    let mut route = Route { prefix, table, priority: 0, kind, kernels_own, hops: Vec::new() };
+    let cached = header.flags.contains(RouteFlags::Cloned);
+    let mut route = Route { prefix, table, priority: 0, kind, kernels_own, cached, hops: Vec::new() };
     for attribute in &message.attributes {
         route.add(attribute);
     }

@@ -2,13 +2,23 @@
 //! follow. [`Actions`] remembers those of a test run and undoes them: it never leaves a device changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
+use super::arrival::pass_time;
 use super::devices::{self, Change};
 use super::{Context, each, impair};
 use crate::error::Result;
+<<<<<<< HEAD
 use crate::model::{EndId, Impairment, LinkId, NodeId, Target};
+=======
+use crate::model::{BASE, EndId, GATEWAYS, NodeId, Target};
+>>>>>>> 0326eac (observe: wait for the carrier of wires that come up, and leave out cached routes)
 use crate::plan;
 use crate::routing::{Expected, Faults};
+
+/// How long a wire may take to notice that both its ends are up, and how often to look.
+const CARRIER: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Sets the devices that `touched` is about as `faults` says: one that is down for another reason stays down. What
 /// the kernel forgot of a device that was down comes back with it, except what a routing daemon puts back.
@@ -20,7 +30,22 @@ pub fn enact(ctx: &Context<'_>, faults: &Faults, touched: &Faults) -> Result<()>
     let changes: Vec<(NodeId, Change)> =
         changes(ctx, &expected, &touched.ends(ctx.lab)).into_iter().collect();
     let done = each(&changes, |(node, change)| Ok(devices::change(ctx, *node, change)))?;
-    done.into_iter().collect()
+    done.into_iter().collect::<Result<()>>()?;
+    await_carrier(ctx, &changes)
+}
+
+/// Waits until wires that came up pass packets: the kernel notices a carrier on its own time (`linkwatch`, once a second
+/// where it sees no hurry). One that never does is somebody else's doing, and no failure.
+fn await_carrier(ctx: &Context<'_>, changes: &[(NodeId, Change)]) -> Result<()> {
+    let deadline = Instant::now() + CARRIER;
+    for (node, change) in changes {
+        let wire = |end: &&EndId| matches!(end.link.net, BASE | GATEWAYS);
+        let wires: Vec<EndId> = change.up.iter().filter(wire).copied().collect();
+        while !wires.is_empty() && !devices::are_running(ctx, *node, &wires)? && Instant::now() < deadline {
+            pass_time(Instant::now() + LOOK)?;
+        }
+    }
+    Ok(())
 }
 
 fn changes(ctx: &Context<'_>, expected: &Expected, touched: &BTreeSet<EndId>) -> BTreeMap<NodeId, Change> {

@@ -1,4 +1,5 @@
-//! Devices of a running lab through rtnetlink: statistics, up and down, and what a device takes with it. Nodes and ends of links go in, counts come out. It never touches a device that is no end of a link of the lab.
+//! Devices of a running lab through rtnetlink: statistics, up and down, and what a device takes with it. Nodes and ends
+//! of links go in, counts come out. It never touches a device that is no end of a link of the lab.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +66,8 @@ fn statistics(ctx: &Context<'_>, links: Vec<&Link>) -> Result<Vec<LinkStats>> {
 #[derive(Debug, Clone, Copy)]
 struct Device {
     index: u32,
+    /// Up, and the other end too as far as the device can tell; packets pass.
+    running: bool,
     stats: EndStats,
 }
 
@@ -93,7 +96,8 @@ fn device(message: &LinkMessage) -> Option<(String, Device)> {
             stats.tx_dropped = s.tx_dropped;
         }
     }
-    Some((name?, Device { index: message.header.index, stats }))
+    let running = message.header.flags.contains(LinkFlags::Running);
+    Some((name?, Device { index: message.header.index, running, stats }))
 }
 
 /// What is to become of the devices of one node.
@@ -133,6 +137,12 @@ pub(crate) fn change(ctx: &Context<'_>, node: NodeId, change: &Change) -> Result
         let error = Error::kernel(format!("cannot {what} of {name}")).because(&refusal);
         refusal.text.iter().fold(error, Error::because)
     })
+}
+
+/// Whether these devices of one node pass packets.
+pub(crate) fn are_running(ctx: &Context<'_>, node: NodeId, ends: &[EndId]) -> Result<bool> {
+    let devices = devices(ctx, node)?;
+    Ok(ends.iter().all(|end| devices.get(&ctx.lab.end(*end).dev).is_some_and(|d| d.running)))
 }
 
 fn request(op: &Op, index: impl Fn(&str) -> Result<u32>) -> Result<Request> {

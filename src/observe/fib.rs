@@ -71,7 +71,7 @@ pub(crate) fn next_hops(
         return Err("the address is its own".into());
     }
     let devices = Devices::of(lab, node, snapshot);
-    let usable = snapshot.routes.iter().filter(|r| r.table == TABLE_MAIN && r.prefix.contains(&to));
+    let usable = routes(snapshot).filter(|r| r.prefix.contains(&to));
     let best = usable.min_by_key(|r| (32 - r.prefix.prefix_len(), r.priority));
     match best.map(entry) {
         None => Err("no route".into()),
@@ -162,10 +162,14 @@ impl<'a> Devices<'a> {
     }
 }
 
+fn routes(snapshot: &Snapshot) -> impl Iterator<Item = &monitor::Route> {
+    snapshot.routes.iter().filter(|r| r.table == TABLE_MAIN && !r.cached)
+}
+
 /// The best route to each prefix.
 fn found(snapshot: &Snapshot) -> BTreeMap<Ipv4Net, Entry> {
     let mut best: BTreeMap<Ipv4Net, &monitor::Route> = BTreeMap::new();
-    for route in snapshot.routes.iter().filter(|r| r.table == TABLE_MAIN && !r.kernels_own) {
+    for route in routes(snapshot).filter(|r| !r.kernels_own) {
         let entry = best.entry(route.prefix).or_insert(route);
         if route.priority < entry.priority {
             *entry = route;
@@ -229,6 +233,7 @@ vis:
             priority: 0,
             kind: RouteKind::Unicast,
             kernels_own: false,
+            cached: false,
             hops,
         };
         let connected = (2..).zip(&ends).map(|(index, (near, _))| {
@@ -270,6 +275,8 @@ vis:
         bed.snapshot.routes.insert(0, worse);
         let elsewhere = Route { table: 100, prefix: "1.0.0.0/8".parse().unwrap(), ..bed.route(2).clone() };
         bed.snapshot.routes.push(elsewhere);
+        let learnt = Route { kind: RouteKind::Other, cached: true, ..bed.route(2).clone() };
+        bed.snapshot.routes.insert(0, learnt);
         assert_eq!(bed.difference(), None);
     }
 

@@ -1,8 +1,10 @@
-//! What the kernel forgets of a node when one of its devices goes down, and nobody puts back: permanent neighbours,
-//! connected routes that are not the kernel's own, static routes, and those through gateways. A lab and the [`Expected`] routes go in;
-//! operations to be carried out once the devices are up come out. It never restores what routing daemons do.
+//! What the kernel forgets of a node when one of its devices goes down and nobody puts back: permanent neighbours,
+//! connected routes that are not the kernel's own, static routes, and those through gateways. A lab and the
+//! [`Expected`] routes go in; operations to be carried out once the devices are up come out. It never restores what
+//! routing daemons do.
 
 use super::build::{neighbours, routes};
+use super::gateways::gateways;
 use super::{Hop, Op};
 use crate::model::{Lab, NodeId};
 use crate::routing::Expected;
@@ -14,7 +16,9 @@ pub fn restored(lab: &Lab, expected: &Expected, node: NodeId) -> Vec<Op> {
     let ends = at.ends.iter().chain(&at.wires);
     let up: Vec<&str> = ends.filter(|e| expected.cut.is_up(**e)).map(|e| lab.end(*e).dev.as_str()).collect();
     let is_up = |hop: &Hop| up.contains(&hop.dev.as_str());
-    let neighbours = neighbours(lab, node).into_iter();
+    let of_wires =
+        gateways(lab).into_iter().filter(|op| matches!(op, Op::AddNeighbour { ns, .. } if *ns == at.netns));
+    let neighbours = neighbours(lab, node).into_iter().chain(of_wires);
     let neighbours =
         neighbours.filter(|op| !matches!(op, Op::AddNeighbour { dev, .. } if !up.contains(&&**dev)));
     let routes = routes(lab, &expected.rib, node).into_iter().filter(|op| {

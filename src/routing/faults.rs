@@ -102,7 +102,7 @@ impl Cut {
 /// The routes every node must have, and why they are not those of a lab without faults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// Without the connected ones.
+    /// Without the connected ones. Of the unknown networks, what they would be if nobody reacted.
     pub rib: Rib,
     pub cut: Cut,
     /// Networks whose routes nobody can compute: those without routing of vilab's making, and those whose dynamic
@@ -144,7 +144,8 @@ impl Expected {
         let dynamic = network.routing.is_dynamic();
         if network.routing == Routing::None || (dynamic && guessed) {
             self.unknown.insert(net);
-        } else if dynamic && self.cut.touches(lab, net) {
+        }
+        if dynamic && !guessed && self.cut.touches(lab, net) {
             self.rib.tables.extend(Rib::of_network_without(lab, net, &self.cut).tables);
         } else {
             self.copy(rib, network);
@@ -238,8 +239,8 @@ impl Expected {
     }
 }
 
-/// The route of a node to a prefix, if there must be one.
 impl Expected {
+    /// The routes of a node, ordered by prefix.
     #[must_use]
     pub fn table(&self, node: NodeId) -> &[Route] {
         self.rib.tables.get(&node).map_or(&[], Vec::as_slice)
