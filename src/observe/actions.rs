@@ -8,11 +8,7 @@ use super::arrival::pass_time;
 use super::devices::{self, Change};
 use super::{Context, each, impair};
 use crate::error::Result;
-<<<<<<< HEAD
-use crate::model::{EndId, Impairment, LinkId, NodeId, Target};
-=======
-use crate::model::{BASE, EndId, GATEWAYS, NodeId, Target};
->>>>>>> 0326eac (observe: wait for the carrier of wires that come up, and leave out cached routes)
+use crate::model::{BASE, EndId, GATEWAYS, Impairment, LinkId, NodeId, Target};
 use crate::plan;
 use crate::routing::{Expected, Faults};
 
