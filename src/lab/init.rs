@@ -50,6 +50,8 @@ const ADAPTER: Own = Own { name: "isis", what: "IS-IS adapter", subcommand: ISIS
 const OWN_START: Duration = Duration::from_secs(30);
 /// How long services may take until they are ready; those of the network longer than until it has been verified.
 const SERVICE_START: Duration = Duration::from_secs(30);
+/// And for each of many that start at once: they share the processors.
+const SERVICE_SHARE: Duration = Duration::from_secs(1);
 /// The stages of services.
 pub const NETWORK: &str = "services";
 pub const APPS: &str = "apps";
@@ -145,7 +147,8 @@ fn start_services(
     let starting = || format!("cannot start the {stage}");
     timed(timings, stage, || {
         supervisor.add(services).doing(Kind::Environment, starting)?;
-        supervisor.settle(None, SERVICE_START, &mut |done, total| {
+        let share = SERVICE_SHARE.saturating_mul(u32::try_from(services.len()).unwrap_or(u32::MAX));
+        supervisor.settle(None, SERVICE_START.saturating_add(share), &mut |done, total| {
             tell(&Progress { stage: stage.to_owned(), done, total });
         })
     })
