@@ -71,6 +71,7 @@ mod tests {
             kind,
             kernels_own: false,
             cached: false,
+            object: None,
             hops: hops.iter().map(|i| Hop { ifindex: *i, via: None, weight: 1 }).collect(),
         };
         Snapshot {

@@ -2,6 +2,7 @@
 //! own words come out when one is refused. It never chooses what to create: [`crate::plan`] does.
 
 pub mod monitor;
+mod nexthop;
 pub mod request;
 pub mod socket;
 mod tc;

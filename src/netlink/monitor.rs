@@ -24,6 +24,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
+use super::nexthop::{self, Objects};
 use crate::error::{Context, Error, Kind, Result};
 
 /// A netlink message of a dump is at most this long (`NLMSG_GOODSIZE` is less, `SKB_WITH_OVERHEAD(32768)`).
@@ -81,6 +82,8 @@ pub struct Route {
     /// unless it is a strict one (NETLINK_GET_STRICT_CHK).
     pub cached: bool,
     pub hops: Vec<Hop>,
+    /// The object whose next hops these are.
+    pub object: Option<u32>,
 }
 
 /// All links and IPv4 routes at one moment.
@@ -161,7 +164,13 @@ impl Monitor {
         let (Some(links), Some(routes), Some(rules)) = (links, routes, rules) else {
             return Ok(None);
         };
-        let routes: Vec<Route> = routes.iter().filter_map(as_route).collect();
+        let mut routes: Vec<Route> = routes.iter().filter_map(as_route).collect();
+        if routes.iter().any(Route::lacks_hops) {
+            let Some(objects) = self.dump_objects()? else { return Ok(None) };
+            for route in routes.iter_mut().filter(|r| r.lacks_hops()) {
+                route.hops = route.object.map(|id| objects.hops(id)).unwrap_or_default();
+            }
+        }
         let extra_table = routes.iter().any(|r| r.table == TABLE_DEFAULT);
         Ok(Some(Snapshot {
             links: links.iter().filter_map(as_link).collect(),
@@ -187,6 +196,19 @@ impl Monitor {
             let len = recv(self.requests.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
             if self.take(len, &mut found, &mut consistent)? {
                 return Ok(consistent.then_some(found));
+            }
+        }
+    }
+
+    /// The next hops that are objects of their own, which [`RouteNetlinkMessage`] does not know.
+    fn dump_objects(&mut self) -> io::Result<Option<Objects>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.requests.send(&nexthop::request(self.sequence), 0)?;
+        let mut objects = Objects::default();
+        loop {
+            let len = recv(self.requests.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
+            if objects.read(&self.buffer[..len], self.sequence)? {
+                return Ok((!objects.torn).then_some(objects));
             }
         }
     }
@@ -294,7 +316,8 @@ fn as_route(message: &RouteNetlinkMessage) -> Option<Route> {
     let table = u32::from(header.table);
     let kernels_own = header.protocol == RouteProtocol::Kernel;
     let cached = header.flags.contains(RouteFlags::Cloned);
-    let mut route = Route { prefix, table, priority: 0, kind, kernels_own, cached, hops: Vec::new() };
+    let (hops, object) = (Vec::new(), None);
+    let mut route = Route { prefix, table, priority: 0, kind, kernels_own, cached, hops, object };
     for attribute in &message.attributes {
         route.add(attribute);
     }
@@ -306,6 +329,11 @@ fn as_route(message: &RouteNetlinkMessage) -> Option<Route> {
 }
 
 impl Route {
+    /// Whether it names an object and not what is in it.
+    fn lacks_hops(&self) -> bool {
+        self.object.is_some() && self.hops.is_empty() && self.kind == RouteKind::Unicast
+    }
+
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open; what is not known is not followed")]
     fn add(&mut self, attribute: &RouteAttribute) {
         match attribute {
@@ -316,10 +344,8 @@ impl Route {
             RouteAttribute::Priority(priority) => self.priority = *priority,
             RouteAttribute::Oif(ifindex) => self.hops.push(Hop { ifindex: *ifindex, via: None, weight: 1 }),
             RouteAttribute::MultiPath(hops) => self.hops.extend(hops.iter().filter_map(alive)),
-            RouteAttribute::Gateway(_)
-            | RouteAttribute::PrefSource(_)
-            | RouteAttribute::CacheInfo(_)
-            | RouteAttribute::NhId(_) => {}
+            RouteAttribute::NhId(id) => self.object = Some(*id),
+            RouteAttribute::Gateway(_) | RouteAttribute::PrefSource(_) | RouteAttribute::CacheInfo(_) => {}
             // An encapsulation, a lowered MTU, a gateway of another family: not followed.
             _ => self.kind = RouteKind::Other,
         }

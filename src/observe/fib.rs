@@ -234,6 +234,7 @@ vis:
             kind: RouteKind::Unicast,
             kernels_own: false,
             cached: false,
+            object: None,
             hops,
         };
         let connected = (2..).zip(&ends).map(|(index, (near, _))| {
