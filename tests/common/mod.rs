@@ -75,22 +75,29 @@ impl Up {
     /// Brings `text` up under the name `name`, which takes the place of the text's own.
     #[must_use]
     pub fn new(name: &str, text: &str, dataplane: &str) -> Self {
-        Self::with(name, text, &["--dataplane", dataplane])
+        Self::with(name, text, |up| {
+            up.args(["--dataplane", dataplane]);
+        })
     }
 
     /// As [`Self::new`], on the dataplanes that the text itself asks for.
     #[must_use]
     pub fn as_written(name: &str, text: &str) -> Self {
-        Self::with(name, text, &[])
+        Self::with(name, text, |_| ())
     }
 
-    fn with(name: &str, text: &str, options: &[&str]) -> Self {
+    /// The same, with what `options` adds to the command.
+    #[must_use]
+    pub fn with(name: &str, text: &str, options: impl FnOnce(&mut Command)) -> Self {
         let lines =
             text.lines().map(|l| if l.starts_with("name:") { format!("name: {name}") } else { l.to_owned() });
         let renamed = lines.collect::<Vec<_>>().join("\n");
         let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
         std::fs::write(file.path(), renamed).expect("the lab is written");
-        run(vilab().arg("up").args(options).arg(file.path()));
+        let mut command = vilab();
+        command.arg("up");
+        options(&mut command);
+        run(command.arg(file.path()));
         Self { name: name.to_owned(), _file: file }
     }
 
@@ -98,6 +105,11 @@ impl Up {
     #[must_use]
     pub fn lab(name: &str, file: &str, dataplane: &str) -> Self {
         Self::new(name, &text(file), dataplane)
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     #[must_use]
