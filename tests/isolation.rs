@@ -60,7 +60,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const IPIP: u8 = 4;
 const ICMP: u8 = 1;
 /// Counters of packets that were dropped, on either dataplane.
-const DROPS: [&str; 10] = [
+const DROPS: [&str; 11] = [
     "strong-host",
     "no-tunnel",
     "no-link",
@@ -71,6 +71,7 @@ const DROPS: [&str; 10] = [
     "bad-checksum",
     "bad-header",
     "fragment",
+    "esp-unexpected",
 ];
 /// ICMP payload that nothing else sends.
 const MARK: &[u8] = b"not in the plan";
@@ -278,7 +279,7 @@ impl<'a> Plan<'a> {
                 (!own).then(|| whole(entry.base, (entry.link.0, dst), &inner))?
             }
             Fault::Protocol => {
-                let protocol = *random.pick(&[ICMP, 2, 6, 17, 41, 47, 89, 132, 253]);
+                let protocol = *random.pick(&[ICMP, 2, 6, 17, 41, 47, 50, 89, 132, 253]);
                 let payload = if protocol == ICMP { &inner[20..] } else { &inner };
                 header(entry.base, IPIP, &header(entry.link, protocol, payload))
             }
