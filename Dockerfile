@@ -15,7 +15,7 @@ RUN cargo build --locked --release
 FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
-        frr iproute2 iputils-ping kmod nftables tcpdump traceroute \
+        bind9-dnsutils curl dnsmasq-base frr iproute2 iputils-ping kmod nftables nginx-light tcpdump traceroute \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/release/vilab /usr/local/bin/vilab
 COPY labs /usr/share/vilab/labs

@@ -1,11 +1,14 @@
 //! The sockets. A [`Config`] goes in; questions are answered in every node until the process is killed. It never takes
 //! a port that a program of the node has.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, bind, recvfrom, sendto, setsockopt, socket,
@@ -27,15 +30,26 @@ const EVENTS: usize = 64;
 pub fn run(config: &Config, namespaces: &Namespaces, ready: impl FnOnce()) -> Result<()> {
     // A descriptor a node; where the limit cannot be raised, opening one will say so.
     let _kept = crate::sys::limits::raise_open_files();
+    // One thread that goes from namespace to namespace, and ends.
+    let opened = std::thread::scope(|scope| {
+        let opening = scope.spawn(|| config.nodes.keys().map(|ns| open_in(&namespaces.path(ns))).collect());
+        let opened: Vec<io::Result<Option<OwnedFd>>> =
+            opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        opened
+    });
     let mut sockets: Vec<(OwnedFd, usize)> = Vec::new();
-    for (netns, zone) in &config.nodes {
-        let opened = namespaces.run(netns, open)?;
+    for ((netns, zone), opened) in config.nodes.iter().zip(opened) {
         let opened =
             opened.doing(Kind::Kernel, || format!("cannot listen on {ADDRESS}:{PORT} in {netns}"))?;
         sockets.extend(opened.map(|socket| (socket, *zone)));
     }
     ready();
     serve(config, &sockets).doing(Kind::Kernel, || "cannot answer questions".to_owned())
+}
+
+fn open_in(netns: &Path) -> io::Result<Option<OwnedFd>> {
+    setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
+    Ok(open()?)
 }
 
 /// None where a program of the node has the port. The port is shared with those that share it too.

@@ -166,6 +166,12 @@ impl fmt::Display for Plan {
             let count = fastpath.interfaces.len();
             writeln!(f, "# The fast path carries the {count} TUN devices above; `vilab up` runs it.")?;
         }
+        for service in self.services.iter().chain(&self.apps) {
+            let words: Vec<String> = service.argv.iter().map(|word| quoted(word)).collect();
+            // A comment, whatever the words hold.
+            let words = words.join(" ").replace('\n', "\\n");
+            writeln!(f, "# {} in {}, which `vilab up` runs: {words}", service.name, service.netns)?;
+        }
         Ok(())
     }
 }
