@@ -116,20 +116,51 @@ fn settle(dir: &Path, netns: &str) -> io::Result<()> {
     Views::of(dir).enter(netns)
 }
 
-/// Calls `f` in a node, on a thread that ends; the caller is the lab's init. Processes started there are in the node.
-///
-/// # Errors
-/// If the node cannot be entered.
-pub(super) fn inside<T: Send>(dir: &Path, netns: &str, f: impl FnOnce() -> T + Send) -> Result<T> {
-    let enter = || {
-        setns(File::open(super::namespaces_dir(dir).join(netns))?, CloneFlags::CLONE_NEWNET)?;
-        settle(dir, netns)
-    };
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| enter().map(|()| f()));
-        let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        result.doing(Kind::Environment, || format!("cannot enter {}", apply::place(netns)))
-    })
+/// The nodes of a lab, as its init enters them.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    dir: PathBuf,
+    /// The lab's mount namespace as it was before the files of its network namespaces were mounted: services get copies of
+    /// it, and a lab of a thousand nodes has a thousand such files.
+    mounts: File,
+}
+
+impl Nodes {
+    /// Those of the lab whose state directory is `dir`, as it is mounted at this moment.
+    pub(super) fn of(dir: &Path) -> io::Result<Self> {
+        let copy = || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            File::open("/proc/thread-self/ns/mnt")
+        };
+        let mounts = on_thread(copy)?;
+        Ok(Self { dir: dir.to_owned(), mounts })
+    }
+
+    /// The state directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Calls `f` in a node, on a thread that ends; the caller is the lab's init. Processes started there are in the node.
+    ///
+    /// # Errors
+    /// If the node cannot be entered.
+    pub(super) fn inside<T: Send>(&self, netns: &str, f: impl FnOnce() -> T + Send) -> Result<T> {
+        let enter = || {
+            let net = File::open(super::namespaces_dir(&self.dir).join(netns))?;
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(net, CloneFlags::CLONE_NEWNET)?;
+            setns(&self.mounts, CloneFlags::CLONE_NEWNS)?;
+            settle(&self.dir, netns)
+        };
+        on_thread(|| enter().map(|()| f()))
+            .doing(Kind::Environment, || format!("cannot enter {}", apply::place(netns)))
+    }
+}
+
+/// Calls `f` on a thread of its own, which may be left anywhere.
+fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(f).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// A descriptor to read signals from, and the signals that were blocked before, which the command starts with.

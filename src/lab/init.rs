@@ -17,6 +17,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::enter::Nodes;
 use super::message::{Failure, Message};
 use super::state::{self, Job, State};
 use super::supervisor::Supervisor;
@@ -97,10 +98,11 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let job: Job = serde_json::from_reader(io::BufReader::new(io::stdin()))
         .doing(Kind::Bug, || "cannot read the plan".into())?;
     nix::unistd::sethostname(&job.lab.name).doing(Kind::Environment, building)?;
-    let namespaces = prepare(dir, &job).doing(Kind::Environment, building)?;
+    let (namespaces, nodes) = prepare(dir, &job).doing(Kind::Environment, building)?;
     let mut timings = apply::run(&job.plan, &namespaces, &mut tell)?;
     let home = job.file.parent().unwrap_or(Path::new("/"));
-    let mut supervisor = Supervisor::new(dir, &job.lab.name, home).doing(Kind::Environment, building)?;
+    let mut supervisor =
+        Supervisor::new(dir, &job.lab.name, home, nodes).doing(Kind::Environment, building)?;
     if job.plan.fastpath.is_some() {
         timed(&mut timings, "fast path", || start_own(&mut supervisor, dir, &FASTPATH))?;
     }
@@ -209,11 +211,12 @@ fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> Result<T>) -
 }
 
 /// The views of the nodes, and the namespace files' own file system; both end with the lab.
-fn prepare(dir: &Path, job: &Job) -> io::Result<Namespaces> {
+fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
     let views = Views::of(dir);
     views.prepare(job.plan.views.values())?;
     let hostnames = job.lab.nodes().map(|n| (n.netns.as_str(), n.name.as_str())).collect();
     view::put_all(&views, &job.plan.views, &hostnames)?;
+    let nodes = Nodes::of(dir)?;
     let ns = super::namespaces_dir(dir);
     fs::create_dir(&ns)?;
     mounts::tmpfs(&ns)?;
@@ -224,7 +227,7 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<Namespaces> {
         fs::write(super::isis::config_file(dir), serde_json::to_vec(config)?)?;
     }
     fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
-    Ok(Namespaces::at(ns))
+    Ok((Namespaces::at(ns), nodes))
 }
 
 /// Starts one of the lab's own processes and waits until it says that it does its work.

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use super::control::Status;
 use super::course::{Act, Course, Event, Exit, State};
+use super::enter::Nodes;
 use super::logs::Log;
 use super::ready::{Watch, tables};
 use crate::apply;
@@ -228,13 +229,13 @@ fn node_command(argv: &[String], netns: &str, around: &Surroundings) -> io::Resu
 
 /// Starts commands in one node, in order; each outcome.
 pub(super) fn start_in(
-    dir: &Path,
+    nodes: &Nodes,
     netns: &str,
     home: &Path,
     commands: Vec<io::Result<Command>>,
 ) -> Vec<Result<Started, String>> {
     let count = commands.len();
-    let inside = super::enter::inside(dir, netns, || {
+    let inside = nodes.inside(netns, || {
         // Where the lab file lies in a place that is closed to the lab, / it is.
         let _or = nix::unistd::chdir(home).or_else(|_| nix::unistd::chdir("/"));
         commands.into_iter().map(start).collect::<Vec<_>>()

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use super::control::{Reply, Request, Server};
 use super::course::{Act, Event, Exit, State};
+use super::enter::Nodes;
 use super::init;
 use super::logs;
 use super::service::{self, Service, Services, Started, Surroundings};
@@ -50,7 +51,7 @@ struct Pending {
 /// Everything PID 1 looks after.
 #[derive(Debug)]
 pub(super) struct Supervisor {
-    dir: PathBuf,
+    nodes: Nodes,
     around: Surroundings,
     services: Services,
     next: u64,
@@ -74,7 +75,7 @@ enum Turn {
 impl Supervisor {
     /// # Errors
     /// If the kernel refuses a descriptor.
-    pub(super) fn new(dir: &Path, lab: &str, home: &Path) -> io::Result<Self> {
+    pub(super) fn new(dir: &Path, lab: &str, home: &Path, nodes: Nodes) -> io::Result<Self> {
         let logs = super::logs_dir(dir);
         std::fs::create_dir(&logs)?;
         let mut set = SigSet::empty();
@@ -88,7 +89,7 @@ impl Supervisor {
         epoll.add(io::stdout().as_fd(), EpollEvent::new(EpollFlags::empty(), WATCHER))?;
         epoll.add(control.listener(), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         Ok(Self {
-            dir: dir.to_owned(),
+            nodes,
             around: Surroundings { lab: lab.to_owned(), home: home.to_owned(), logs },
             services: Services::new(),
             next: 0,
@@ -323,8 +324,9 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, batch: &BTreeMap<String, Vec<u64>>) {
-        let jobs: Vec<Job> = batch.iter().filter_map(|(netns, ids)| self.job(netns, ids)).collect();
-        let (dir, home) = (self.dir.as_path(), self.around.home.as_path());
+        let jobs = batch.iter().filter_map(|(netns, ids)| self.job(netns, ids));
+        let (own, jobs): (Vec<Job>, Vec<Job>) = jobs.partition(|job| job.netns.is_empty());
+        let (nodes, home) = (&self.nodes, self.around.home.as_path());
         let share = jobs.len().div_ceil(threads()).max(1);
         let mut jobs = jobs.into_iter();
         let outcomes: Vec<(u64, Result<Started, String>)> = thread::scope(|scope| {
@@ -334,12 +336,15 @@ impl Supervisor {
                 if part.is_empty() {
                     break;
                 }
-                let run = move || part.into_iter().flat_map(|j| j.run(dir, home)).collect::<Vec<_>>();
+                let run = move || part.into_iter().flat_map(|j| j.run(nodes, home)).collect::<Vec<_>>();
                 workers.push(scope.spawn(run));
             }
             let joined = workers.into_iter().map(thread::ScopedJoinHandle::join);
             joined.flat_map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
+        // Their life hangs on that of the thread that starts them (PR_SET_PDEATHSIG): this one stays.
+        let own = own.into_iter().flat_map(|job| job.run(nodes, home));
+        let outcomes: Vec<_> = own.chain(outcomes).collect();
         let now = Instant::now();
         for (id, outcome) in outcomes {
             if let Some(service) = self.services.get_mut(&id) {
@@ -363,7 +368,8 @@ impl Supervisor {
                 continue;
             };
             let command = service.question(&argv, &self.around);
-            let started = service::start_in(&self.dir, &service.what.netns, &self.around.home, vec![command]);
+            let started =
+                service::start_in(&self.nodes, &service.what.netns, &self.around.home, vec![command]);
             let pid = started.into_iter().find_map(std::result::Result::ok).map(|s| s.pid);
             if let Some(watch) = &mut service.watch {
                 watch.runs(pid, Instant::now());
@@ -476,7 +482,7 @@ impl Supervisor {
         if self.services.values().any(|s| s.what.name == init::FASTPATH.name) {
             return Reply::Done;
         }
-        let dir = self.dir.clone();
+        let dir = self.nodes.dir().to_owned();
         match init::start_own(self, &dir, &init::FASTPATH) {
             Ok(()) => Reply::Done,
             Err(e) => Reply::Refused(e.to_string()),
@@ -515,11 +521,11 @@ struct Job {
 }
 
 impl Job {
-    fn run(self, dir: &Path, home: &Path) -> Vec<(u64, Result<Started, String>)> {
+    fn run(self, nodes: &Nodes, home: &Path) -> Vec<(u64, Result<Started, String>)> {
         let started = if self.netns.is_empty() {
             self.commands.into_iter().map(service::start).collect()
         } else {
-            service::start_in(dir, &self.netns, home, self.commands)
+            service::start_in(nodes, &self.netns, home, self.commands)
         };
         self.ids.into_iter().zip(started).collect()
     }
