@@ -154,6 +154,7 @@ fn network(
         over: (net > 0).then_some(BASE),
         depth: usize::from(net > 0),
         pool: "10.0.0.0/8".parse().unwrap(),
+        link_pool: None,
         routing: Routing::Static,
         nodes: nodes.iter().enumerate().map(node).collect(),
         links: links.iter().enumerate().map(link).collect(),

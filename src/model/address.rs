@@ -56,6 +56,12 @@ impl Need {
     }
 }
 
+/// Whether `pool` has `count` addresses.
+#[must_use]
+pub fn holds(pool: Ipv4Net, count: usize) -> bool {
+    pool.prefix_len() <= prefix_len(count as u64)
+}
+
 /// Longest prefix that holds `count` addresses.
 fn prefix_len(count: u64) -> u8 {
     let bits = count.max(1).next_power_of_two().trailing_zeros();
@@ -93,6 +99,8 @@ pub struct Claim {
     pub footprint: BTreeSet<usize>,
     /// The block the file gives it.
     pub fixed: Option<Ipv4Net>,
+    /// The block it has in the running lab: kept unless that would bring two ships together.
+    pub leased: Option<Ipv4Net>,
     /// Longest prefix that will do.
     pub longest: u8,
 }
@@ -101,17 +109,23 @@ impl Claim {
     /// A claim on the network-layer pool.
     #[must_use]
     pub fn network(footprint: BTreeSet<usize>, fixed: Option<Ipv4Net>, need: Need) -> Self {
-        Self { footprint, fixed, longest: need.roomy_len() }
+        Self { footprint, fixed, leased: None, longest: need.roomy_len() }
     }
 
     /// A claim on the link-layer pool: one address for each of two ends.
     #[must_use]
     pub fn links(footprint: BTreeSet<usize>, links: usize) -> Self {
-        Self { footprint, fixed: None, longest: prefix_len(2 * links as u64) }
+        Self { footprint, fixed: None, leased: None, longest: prefix_len(2 * links as u64) }
+    }
+
+    /// The same claim, by a network that has `block` already.
+    #[must_use]
+    pub fn leased(self, block: Option<Ipv4Net>) -> Self {
+        Self { leased: block, ..self }
     }
 }
 
-/// Gives each claim, in order, the lowest free block of `pool`: free of `reserved` wherever it is, and of the
+/// Gives each claim the block it has already, or in order the lowest free block of `pool`: free of `reserved` wherever it is, and of the
 /// blocks of claims that share a base node. Blocks have one comfortable size where the pool allows, so that
 /// networks can grow without moving others. The `taken` blocks belong to the claim of the same index in another pool. `Err` holds
 /// the index of the first claim that found no room.
@@ -140,19 +154,22 @@ fn blocks_of(
     taken: &[Option<Ipv4Net>],
 ) -> Result<Vec<Ipv4Net>, usize> {
     let mut given: Vec<Option<Ipv4Net>> = claims.iter().map(|c| c.fixed).collect();
+    // What a claim must keep clear of, given what the others have so far.
+    let used = |index: usize, given: &[Option<Ipv4Net>]| -> Vec<Ipv4Net> {
+        let meets = |other: usize| !claims[other].footprint.is_disjoint(&claims[index].footprint);
+        let near =
+            given.iter().enumerate().chain(taken.iter().enumerate()).filter(|(other, _)| meets(*other));
+        near.filter_map(|(_, block)| *block).chain(reserved.iter().copied()).collect()
+    };
+    for (index, claim) in claims.iter().enumerate().filter(|(_, c)| c.fixed.is_none()) {
+        let clear = |block: &Ipv4Net| !used(index, &given).iter().any(|u| overlap(*u, *block));
+        given[index] = claim.leased.filter(clear);
+    }
     for (index, claim) in claims.iter().enumerate() {
-        if claim.fixed.is_some() {
-            continue;
+        if given[index].is_none() {
+            let used = used(index, &given);
+            given[index] = Some(first_free(pool, claim.longest.min(at_most), &used).ok_or(index)?);
         }
-        let meets = |other: usize| !claims[other].footprint.is_disjoint(&claim.footprint);
-        let others = |blocks: &[Option<Ipv4Net>]| -> Vec<Ipv4Net> {
-            let near = blocks.iter().enumerate().filter(|(other, _)| meets(*other));
-            near.filter_map(|(_, block)| *block).collect()
-        };
-        let mut used = others(&given);
-        used.extend(others(taken));
-        used.extend(reserved);
-        given[index] = Some(first_free(pool, claim.longest.min(at_most), &used).ok_or(index)?);
     }
     Ok(given.into_iter().flatten().collect())
 }
@@ -174,39 +191,57 @@ fn first_free(pool: Ipv4Net, length: u8, used: &[Ipv4Net]) -> Option<Ipv4Net> {
     None
 }
 
-/// Gives out single addresses from a start upwards, leaving out those that are taken.
+/// Gives out the addresses of a block, each once.
 #[derive(Debug)]
-pub struct Counter<'a> {
-    next: u32,
-    taken: &'a BTreeSet<Ipv4Addr>,
+pub struct Allocator {
+    first: u32,
+    last: u32,
+    taken: BTreeSet<u32>,
 }
 
-impl<'a> Counter<'a> {
+impl Allocator {
+    /// Of the addresses from `first` to the end of `block`, but those that are `taken`.
     #[must_use]
-    pub fn new(start: u32, taken: &'a BTreeSet<Ipv4Addr>) -> Self {
-        Self { next: start, taken }
+    pub fn new(block: Ipv4Net, first: u32, taken: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+        let taken = taken.into_iter().map(u32::from).collect();
+        Self { first, last: u32::from(block.broadcast()), taken }
     }
 
-    pub fn one(&mut self) -> Ipv4Addr {
-        loop {
-            let addr = Ipv4Addr::from(self.next);
-            self.next += 1;
-            if !self.taken.contains(&addr) {
-                return addr;
-            }
+    /// Takes these, if all are of the block and free.
+    pub fn take(&mut self, addrs: &[Ipv4Addr]) -> bool {
+        let free = |a: &Ipv4Addr| {
+            (self.first..=self.last).contains(&u32::from(*a)) && !self.taken.contains(&u32::from(*a))
+        };
+        let all = addrs.iter().all(free);
+        if all {
+            self.taken.extend(addrs.iter().map(|a| u32::from(*a)));
         }
+        all
     }
 
-    /// An even address and the next.
-    pub fn pair(&mut self) -> [Ipv4Addr; 2] {
-        loop {
-            self.next = self.next.next_multiple_of(2);
-            let pair = [Ipv4Addr::from(self.next), Ipv4Addr::from(self.next + 1)];
-            self.next += 2;
-            if !pair.iter().any(|a| self.taken.contains(a)) {
-                return pair;
-            }
-        }
+    /// Gives these to nobody.
+    pub fn avoid(&mut self, addrs: impl IntoIterator<Item = Ipv4Addr>) {
+        self.taken.extend(addrs.into_iter().map(u32::from));
+    }
+
+    /// The first free address from `next` upwards, then from the start of the block; `next` moves behind it.
+    /// `None` if there is none.
+    pub fn one(&mut self, next: &mut u32) -> Option<Ipv4Addr> {
+        let rest = (*next).max(self.first)..=self.last;
+        let found = rest.chain(self.first..=self.last).find(|a| !self.taken.contains(a))?;
+        self.taken.insert(found);
+        *next = found.saturating_add(1);
+        Some(found.into())
+    }
+
+    /// An even address and the next, both free, found in the same way.
+    pub fn pair(&mut self, next: &mut u32) -> Option<[Ipv4Addr; 2]> {
+        let even = |from: u32| (from.max(self.first).next_multiple_of(2)..self.last).step_by(2);
+        let free = |a: &u32| !self.taken.contains(a) && !self.taken.contains(&(a + 1));
+        let found = even(*next).chain(even(self.first)).find(free)?;
+        self.taken.extend([found, found + 1]);
+        *next = found.saturating_add(2);
+        Some([found.into(), (found + 1).into()])
     }
 }
 
@@ -221,7 +256,7 @@ mod tests {
     }
 
     fn claim(nodes: &[usize], longest: u8) -> Claim {
-        Claim { footprint: nodes.iter().copied().collect(), fixed: None, longest }
+        Claim { footprint: nodes.iter().copied().collect(), fixed: None, leased: None, longest }
     }
 
     #[test]
@@ -245,6 +280,33 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_is_kept_until_it_would_meet_another() {
+        let lease = |nodes: &[usize], block| claim(nodes, 24).leased(Some(net(block)));
+        let apart = [claim(&[1], 24), lease(&[1, 2], "10.135.0.0/16"), lease(&[3], "10.135.0.0/16")];
+        let given = blocks(NETWORK_POOL, &[16], &apart, &[], &[]).unwrap();
+        assert_eq!(given, [net("10.128.0.0/16"), net("10.135.0.0/16"), net("10.135.0.0/16")]);
+        let meeting = [lease(&[1, 2], "10.135.0.0/16"), lease(&[2], "10.135.0.0/16")];
+        let given = blocks(NETWORK_POOL, &[16], &meeting, &[], &[]).unwrap();
+        assert_eq!(given, [net("10.135.0.0/16"), net("10.128.0.0/16")]);
+    }
+
+    #[test]
+    fn an_allocator_gives_each_address_once_and_starts_over_at_the_end() {
+        let block = net("10.0.0.0/29");
+        let start = u32::from(block.network());
+        let mut free = Allocator::new(block, start + 1, [Ipv4Addr::new(10, 0, 0, 6)]);
+        assert!(free.take(&[[10, 0, 0, 4].into()]));
+        assert!(!free.take(&[[10, 0, 0, 1].into(), [10, 0, 0, 4].into()]));
+        let mut next = start + 5;
+        assert_eq!(free.one(&mut next), Some([10, 0, 0, 5].into()));
+        assert_eq!(free.one(&mut next), Some([10, 0, 0, 7].into()));
+        assert_eq!(free.pair(&mut next), Some([[10, 0, 0, 2].into(), [10, 0, 0, 3].into()]));
+        assert_eq!(free.pair(&mut next), None);
+        assert_eq!(free.one(&mut next), Some([10, 0, 0, 1].into()));
+        assert_eq!(free.one(&mut next), None);
+    }
+
+    #[test]
     fn small_pools_are_packed() {
         let need = Need { hosts: 3, stacked: 0, links: 2 };
         let layout = layout(net("192.168.0.0/29"), need).unwrap();
@@ -260,7 +322,7 @@ mod tests {
             reserved in 9u8..16,
         ) {
             let claims: Vec<Claim> =
-                wanted.iter().map(|(f, l)| Claim { footprint: f.clone(), fixed: None, longest: *l }).collect();
+                wanted.iter().map(|(f, l)| Claim { footprint: f.clone(), fixed: None, leased: None, longest: *l }).collect();
             let reserved = [Ipv4Net::new_assert(NETWORK_POOL.network(), reserved)];
             let Ok(given) = blocks(NETWORK_POOL, &[16, 20, 24], &claims, &reserved, &[]) else { return Ok(()) };
             for (i, a) in given.iter().enumerate() {

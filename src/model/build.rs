@@ -6,10 +6,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::address::{self, Claim, Counter, LINK_POOL, NETWORK_POOL, Need};
+use super::address::{self, Allocator, Claim, LINK_POOL, Layout, NETWORK_POOL, Need};
+use super::leases::Leases;
 use super::{
-    BASE, Carrier, DataplaneChoice, End, EndId, Lab, Link, LinkId, NetId, Network, Node, NodeId, Role,
-    Security, bind, join, names,
+    BASE, Carrier, DataplaneChoice, End, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, Node, NodeId,
+    Role, Security, bind, join, names,
 };
 use crate::expand::{FlatLab, FlatLink, FlatVi};
 use crate::routing::{Rib, protocol};
@@ -28,12 +29,13 @@ const LEAST_MTU: u32 = 68;
 const HEADER: u32 = 20;
 
 /// Binds, places, addresses and measures a lab. `source` is the file's text, for lines; `errors` are those of the
-/// stages before.
+/// stages before. What is in `running` too keeps its addresses and device names.
 ///
 /// # Errors
 /// All errors of the lab, those of the stages before included.
-pub fn build(flat: &FlatLab, source: &str, errors: Errors) -> Result<Lab, Errors> {
-    let mut builder = Builder { flat, errors, lab: empty(flat) };
+pub fn build(flat: &FlatLab, source: &str, errors: Errors, running: Option<&Lab>) -> Result<Lab, Errors> {
+    let leases = running.map(Leases::of).unwrap_or_default();
+    let mut builder = Builder { flat, errors, lab: empty(flat), leases: &leases };
     builder.networks();
     join::gateways(&mut builder.lab, &flat.gateways, &flat.base, &mut builder.errors);
     builder.fixed_addresses();
@@ -70,6 +72,7 @@ struct Builder<'a> {
     flat: &'a FlatLab,
     errors: Errors,
     lab: Lab,
+    leases: &'a Leases<'a>,
 }
 
 impl<'a> Builder<'a> {
@@ -131,6 +134,7 @@ impl<'a> Builder<'a> {
             over: None,
             depth: 0,
             pool: flat.addresses.as_ref().map_or(address::BASE_POOL, |a| a.value),
+            link_pool: None,
             routing: flat.routing.value,
             nodes: nodes.collect(),
             links: Vec::new(),
@@ -246,6 +250,7 @@ impl<'a> Builder<'a> {
             over,
             depth,
             pool: NETWORK_POOL,
+            link_pool: None,
             routing: vi.routing.value,
             nodes: nodes.collect(),
             links: Vec::new(),
@@ -454,7 +459,10 @@ impl<'a> Builder<'a> {
             .map(|index| {
                 let net = NetId(index + 1);
                 let fixed = self.flat.vis[index].addresses.as_ref().map(|a| a.value);
-                Claim::network(self.claimed(net), fixed, self.need(net))
+                let need = self.need(net);
+                let lease = self.leases.pool(&self.lab.net(net).name);
+                let lease = lease.filter(|pool| address::layout(*pool, need).is_some());
+                Claim::network(self.claimed(net), fixed, need).leased(lease)
             })
             .collect();
         match address::blocks(NETWORK_POOL, &NETWORK_BLOCKS, &claims, &[base], &[]) {
@@ -542,17 +550,69 @@ impl<'a> Builder<'a> {
             let title = format!("{pool} is too small for `{name}`: it takes {} addresses", need.total());
             return self.error("pool-too-small", span, title);
         };
-        let network = &mut self.lab.networks[net.0];
-        let taken: BTreeSet<Ipv4Addr> = network.nodes.iter().filter_map(|n| n.host).collect();
-        let (mut hosts, mut links) = (Counter::new(layout.hosts, &taken), Counter::new(layout.links, &taken));
-        for node in network.nodes.iter_mut().filter(|n| n.host == Some(UNSET)) {
-            node.host = Some(hosts.one());
+        let leases = self.leases;
+        if self.allocate(net, pool, layout, leases).is_none() {
+            // What the running lab left free has no room in one piece: the network is numbered afresh.
+            let _fits = self.allocate(net, pool, layout, &Leases::default());
         }
-        let wires = self.lab.gateways.iter_mut().map(|g| &mut g.link).filter(|l| l.ends[1].node.net == net);
-        for link in network.links.iter_mut().chain(wires) {
-            let pair = links.pair();
-            for (end, addr) in link.ends.iter_mut().zip(pair) {
+    }
+
+    /// Addresses of a network and of the links stacked on it: those it has already first, then new ones. `None`,
+    /// and nothing is given, if they do not fit.
+    fn allocate(&mut self, net: NetId, pool: Ipv4Net, layout: Layout, leases: &Leases<'_>) -> Option<()> {
+        let fixed = self.lab.net(net).nodes.iter().filter_map(|n| n.host).filter(|h| *h != UNSET);
+        let mut free = Allocator::new(pool, u32::from(pool.network()) + 1, fixed);
+        let mut network = self.lab.net(net).clone();
+        for node in network.nodes.iter_mut().filter(|n| n.host == Some(UNSET)) {
+            let lease = leases.host(&network.name, &node.name).filter(|a| free.take(&[*a]));
+            node.host = Some(lease.unwrap_or(UNSET));
+        }
+        let wires = self.lab.gateways.iter().map(|g| &g.link).filter(|l| l.ends[1].node.net == net);
+        let ids: Vec<LinkId> = network.links.iter().chain(wires).map(|l| l.id).collect();
+        let of_running = |id: &LinkId| Some(leases.link(&self.lab, *id)?.ends.each_ref().map(|e| e.addr));
+        let mut pairs: Vec<Option<[Ipv4Addr; 2]>> =
+            ids.iter().map(|id| of_running(id).filter(|pair| free.take(pair))).collect();
+        let stacked = self.stacked_ends(net);
+        let of_running = |end: &EndId| leases.placed_link(&self.lab, end.link)?.ends[end.side].link_addr;
+        let mut above: Vec<Option<Ipv4Addr>> =
+            stacked.iter().map(|end| of_running(end).filter(|a| free.take(&[*a]))).collect();
+        for vi in self.lab.networks.iter().filter(|n| net != BASE && n.over == Some(net)) {
+            free.avoid(leases.link_addrs(&vi.name));
+        }
+        let Layout { mut hosts, mut stacked, mut links } = layout;
+        for node in network.nodes.iter_mut().filter(|n| n.host == Some(UNSET)) {
+            node.host = Some(free.one(&mut hosts)?);
+        }
+        for pair in pairs.iter_mut().filter(|p| p.is_none()) {
+            *pair = Some(free.pair(&mut links)?);
+        }
+        for addr in above.iter_mut().filter(|a| a.is_none()) {
+            *addr = Some(free.one(&mut stacked)?);
+        }
+        self.lab.networks[net.0] = network;
+        for (id, pair) in ids.into_iter().zip(pairs.into_iter().flatten()) {
+            for (end, addr) in self.lab.link_mut(id).ends.iter_mut().zip(pair) {
                 end.addr = addr;
+            }
+        }
+        self.stack(net, &above);
+        Some(())
+    }
+
+    /// The ends of all links stacked on `below`, none on the base.
+    fn stacked_ends(&self, below: NetId) -> Vec<EndId> {
+        let above = self.lab.networks.iter().filter(|n| below != BASE && n.over == Some(below));
+        above.flat_map(|n| &n.links).flat_map(|l| [0, 1].map(|side| EndId { link: l.id, side })).collect()
+    }
+
+    /// Each end of a link stacked on `below` has an address of `below` for itself alone (paper, Figure 10).
+    fn stack(&mut self, below: NetId, addrs: &[Option<Ipv4Addr>]) {
+        for (id, addr) in self.stacked_ends(below).into_iter().zip(addrs) {
+            let end = &mut self.lab.networks[id.link.net.0].links[id.link.index].ends[id.side];
+            end.link_addr = *addr;
+            let node = end.node;
+            if let Some(at) = self.lab.node(node).at {
+                self.lab.networks[below.0].nodes[at.index].stacked.extend(addr);
             }
         }
     }
@@ -592,7 +652,9 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|n| {
                 let links = if n.over == Some(BASE) { n.links.len() } else { 0 };
-                Claim::links(self.footprint(n.id), links)
+                let roomy = |pool: &Ipv4Net| links > 0 && address::holds(*pool, 2 * links);
+                let lease = self.leases.link_pool(&n.name).filter(roomy);
+                Claim::links(self.footprint(n.id), links).leased(lease)
             })
             .collect();
         let base = self.lab.base().pool;
@@ -600,41 +662,41 @@ impl<'a> Builder<'a> {
             Ok(blocks) => blocks,
             Err(index) => return self.no_room(index, LINK_POOL, "link"),
         };
-        let none = BTreeSet::new();
         for (index, block) in blocks.into_iter().enumerate() {
-            let network = &mut self.lab.networks[index + 1];
-            if network.over == Some(BASE) {
-                let mut counter = Counter::new(u32::from(block.network()), &none);
-                for end in network.links.iter_mut().flat_map(|l| &mut l.ends) {
-                    end.link_addr = Some(counter.one());
-                }
+            let net = NetId(index + 1);
+            if self.lab.net(net).over == Some(BASE) {
+                self.lab.networks[net.0].link_pool = Some(block);
+                self.number_links(net, block);
             }
-        }
-        for index in 0..self.lab.networks.len() {
-            self.stacked_addresses(NetId(index));
         }
     }
 
-    /// Each end of a link stacked on `below` takes an address of `below` for itself alone (paper, Figure 10).
-    fn stacked_addresses(&mut self, below: NetId) {
-        let Some(layout) = address::layout(self.lab.net(below).pool, self.need(below)) else { return };
-        let taken: BTreeSet<Ipv4Addr> = self.lab.net(below).nodes.iter().filter_map(|n| n.host).collect();
-        let mut counter = Counter::new(layout.stacked, &taken);
-        let above: Vec<NetId> =
-            self.lab.networks.iter().filter(|n| n.over == Some(below)).map(|n| n.id).collect();
-        for net in above.into_iter().filter(|_| below != BASE) {
-            for index in 0..self.lab.net(net).links.len() {
-                for side in 0..2 {
-                    let addr = counter.one();
-                    let end = &mut self.lab.networks[net.0].links[index].ends[side];
-                    end.link_addr = Some(addr);
-                    let node = end.node;
-                    if let Some(at) = self.lab.node(node).at {
-                        self.lab.networks[below.0].nodes[at.index].stacked.push(addr);
-                    }
-                }
+    /// Gives each end of the links of a VI over the base its link address.
+    fn number_links(&mut self, net: NetId, block: Ipv4Net) {
+        let leases = self.leases;
+        if self.allocate_links(net, block, leases).is_none() {
+            let _fits = self.allocate_links(net, block, &Leases::default());
+        }
+    }
+
+    fn allocate_links(&mut self, net: NetId, block: Ipv4Net, leases: &Leases<'_>) -> Option<()> {
+        let mut next = u32::from(block.network());
+        let mut free = Allocator::new(block, next, []);
+        let mut addrs: Vec<[Option<Ipv4Addr>; 2]> = Vec::new();
+        for link in &self.lab.net(net).links {
+            let lease = leases.placed_link(&self.lab, link.id);
+            addrs.push([0, 1].map(|side| lease?.ends[side].link_addr.filter(|a| free.take(&[*a]))));
+        }
+        free.avoid(leases.link_addrs(&self.lab.net(net).name));
+        for addr in addrs.iter_mut().flatten().filter(|a| a.is_none()) {
+            *addr = Some(free.one(&mut next)?);
+        }
+        for (link, addrs) in self.lab.networks[net.0].links.iter_mut().zip(addrs) {
+            for (end, addr) in link.ends.iter_mut().zip(addrs) {
+                end.link_addr = addr;
             }
         }
+        Some(())
     }
 
     // ---- devices and MTU ---------------------------------------------------------------------------------
@@ -643,17 +705,22 @@ impl<'a> Builder<'a> {
         for index in 0..self.lab.networks.len() {
             let prefix = if index == BASE.0 { "e-" } else { "v-" };
             for node in 0..self.lab.networks[index].nodes.len() {
-                let mut taken = BTreeSet::from(["lo".to_owned()]);
-                for end in self.lab.networks[index].nodes[node].ends.clone() {
-                    let peer = self.lab.node(self.lab.peer(end).node).name.clone();
-                    let name = names::device(prefix, &peer, &mut taken);
-                    self.lab.networks[index].links[end.link.index].ends[end.side].dev = name;
-                }
-                for wire in self.lab.networks[index].nodes[node].wires.clone() {
-                    let peer = self.lab.peer(wire).node;
-                    let far = format!("{}.{}", self.lab.net(peer.net).name, self.lab.node(peer).name);
-                    let name = names::device("g-", &far, &mut taken);
-                    self.lab.gateways[wire.link.index].link.ends[wire.side].dev = name;
+                let node = &self.lab.networks[index].nodes[node];
+                let ends: Vec<EndId> = node.ends.iter().chain(&node.wires).copied().collect();
+                let lease =
+                    |end: &EndId| Some(self.leases.link(&self.lab, end.link)?.ends[end.side].dev.clone());
+                let leased: Vec<Option<String>> = ends.iter().map(lease).collect();
+                let mut taken: BTreeSet<String> = leased.iter().flatten().cloned().collect();
+                taken.insert("lo".to_owned());
+                for (end, leased) in ends.into_iter().zip(leased) {
+                    let peer = self.lab.peer(end).node;
+                    let name = &self.lab.node(peer).name;
+                    let (prefix, far) = match end.link.net {
+                        GATEWAYS => ("g-", format!("{}.{name}", self.lab.net(peer.net).name)),
+                        NetId(_) => (prefix, name.clone()),
+                    };
+                    let dev = leased.unwrap_or_else(|| names::device(prefix, &far, &mut taken));
+                    self.lab.link_mut(end.link).ends[end.side].dev = dev;
                 }
             }
         }

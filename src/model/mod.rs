@@ -8,6 +8,7 @@ mod find;
 mod gateway;
 pub mod impair;
 mod join;
+mod leases;
 pub mod names;
 
 use std::collections::BTreeMap;
@@ -178,6 +179,8 @@ pub struct Network {
     pub depth: usize,
     /// Network-layer addresses come from here.
     pub pool: Ipv4Net,
+    /// Link-layer addresses come from here; VIs over the base.
+    pub link_pool: Option<Ipv4Net>,
     pub routing: Routing,
     pub nodes: Vec<Node>,
     pub links: Vec<Link>,
@@ -407,6 +410,13 @@ impl Lab {
         }
     }
 
+    fn link_mut(&mut self, id: LinkId) -> &mut Link {
+        match id.net {
+            GATEWAYS => &mut self.gateways[id.index].link,
+            NetId(net) => &mut self.networks[net].links[id.index],
+        }
+    }
+
     #[must_use]
     pub fn end(&self, id: EndId) -> &End {
         &self.link(id.link).ends[id.side]
@@ -500,10 +510,19 @@ impl Lab {
 /// # Errors
 /// All errors of the file, rendered with the offending text underlined.
 pub fn parse(path: &Path, text: &str) -> Result<Lab> {
+    parse_with(path, text, None)
+}
+
+/// The same for a lab that takes the place of `running`: a network, node or link of the same name keeps its
+/// addresses and device names, wherever it stands in the file, and what is new gets free ones.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(path: &Path, text: &str, running: Option<&Lab>) -> Result<Lab> {
     let mut errors = Vec::new();
     let spec = spec::parse(text, &mut errors);
     let built = match spec.map(|spec| expand::expand(spec, &mut errors)) {
-        Some(flat) => build(&flat, text, errors),
+        Some(flat) => build(&flat, text, errors, running),
         None => Err(errors),
     };
     built.map_err(|errors| Report::new(path, text, errors).into_error())

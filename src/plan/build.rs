@@ -129,14 +129,15 @@ pub(super) fn neighbours(lab: &Lab, node: NodeId) -> Vec<Op> {
             ns: node.netns.clone(),
             dev: lab.end(*end).dev.clone(),
             addr: lab.peer(*end).addr,
-            mac: mac(EndId { link: end.link, side: 1 - end.side }),
+            mac: mac(lab.peer(*end).addr),
         })
         .collect()
 }
 
-/// The Ethernet address of an end of a wire: locally administered (IEEE 802, U/L bit), unique in the lab.
-fn mac(end: EndId) -> Mac {
-    let [a, b, c, d] = u32::try_from(2 * end.link.index + end.side).unwrap_or(u32::MAX).to_be_bytes();
+/// The Ethernet address of the end of a wire that has this address: locally administered (IEEE 802, U/L bit), unique
+/// in the lab.
+fn mac(addr: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = addr.octets();
     Mac([0x02, 0, a, b, c, d])
 }
 
@@ -291,7 +292,7 @@ impl<'a> Planner<'a> {
                 let end = &link.ends[side];
                 (self.lab.node(end.node).netns.clone(), end.dev.clone())
             });
-            let macs = [0, 1].map(|side| mac(EndId { link: link.id, side }));
+            let macs = [0, 1].map(|side| mac(link.ends[side].addr));
             ops.push(Op::AddVeth { a, b, macs, mtu: link.mtu });
             ops.extend((0..2).filter_map(|side| self.netem(link, side)));
         }
@@ -417,13 +418,13 @@ impl<'a> Planner<'a> {
     /// The strong host model at the link layer (paper, II.2.1): a link address is accepted from the one base
     /// tunnel its link uses.
     fn strong_host(&self, base: NodeId, tunnels: &BTreeMap<NodeId, String>) -> Op {
-        let (mut elements, mut protected) = (Vec::new(), Vec::new());
+        let (mut elements, mut protected) = (BTreeSet::new(), BTreeSet::new());
         for link in self.first_links().filter(|l| l.carrier == Some(Carrier::Tunnel)) {
             for (side, end) in link.ends.iter().enumerate() {
                 let far = self.lab.node(link.ends[1 - side].node).base;
                 let here = self.lab.node(end.node).base == base;
                 let Some((local, remote)) = security::pair(link, side).filter(|_| here) else { continue };
-                elements.push(format!("\"{}\" . {local}", tunnels[&far]));
+                elements.insert(format!("\"{}\" . {local}", tunnels[&far]));
                 protected.extend(link.security.map(|_| format!("{remote} . {local}")));
             }
         }
@@ -601,10 +602,11 @@ fn host_addr(ns: &str, dev: &str, addr: Ipv4Addr) -> Op {
 /// The nftables ruleset of a link layer: only protocol 4 (IP in IP), 50 (ESP) and 1 (ICMP) come in, each link
 /// address by its own base tunnel only, and ESP for protected links only; what is dropped is counted by name. What ESP
 /// held comes by again in clear.
-fn strong_host_ruleset(elements: &[String], protected: &[String]) -> String {
-    let set = |elements: &[String]| match elements {
-        [] => String::new(),
-        some => format!(" elements = {{ {} }};", some.join(", ")),
+fn strong_host_ruleset(elements: &BTreeSet<String>, protected: &BTreeSet<String>) -> String {
+    let joined = |all: &BTreeSet<String>| all.iter().cloned().collect::<Vec<_>>().join(", ");
+    let set = |elements: &BTreeSet<String>| match elements.is_empty() {
+        true => String::new(),
+        false => format!(" elements = {{ {} }};", joined(elements)),
     };
     let (elements, protected) = (set(elements), set(protected));
     format!(

@@ -16,13 +16,13 @@ fn one(lab: &Lab, gateway: &Gateway) -> Vec<Op> {
     let ends = [0, 1].map(|side| EndId { link: link.id, side });
     let place = |end: EndId| (lab.node(lab.end(end).node).netns.clone(), lab.end(end).dev.clone());
     let [a, b] = ends.map(place);
-    let mut ops = vec![Op::AddVeth { a, b, macs: ends.map(mac), mtu: link.mtu }];
+    let mut ops = vec![Op::AddVeth { a, b, macs: ends.map(|end| mac(lab, end)), mtu: link.mtu }];
     for (end, far) in [(ends[0], ends[1]), (ends[1], ends[0])] {
         let (ns, dev) = place(end);
         let node = lab.node(lab.end(end).node);
         let addr = Ipv4Net::new_assert(lab.end(end).addr, 31);
         ops.push(Op::AddAddr { ns: ns.clone(), dev: dev.clone(), addr, prefix_route: node.host.is_none() });
-        ops.push(Op::AddNeighbour { ns, dev, addr: lab.end(far).addr, mac: mac(far) });
+        ops.push(Op::AddNeighbour { ns, dev, addr: lab.end(far).addr, mac: mac(lab, far) });
     }
     if gateway.default {
         // Else a packet for an address of the network that no node has would follow the default route out and the
@@ -38,7 +38,7 @@ fn one(lab: &Lab, gateway: &Gateway) -> Vec<Op> {
 }
 
 /// The Ethernet address of an end of a gateway: locally administered, and none of the base network's.
-fn mac(end: EndId) -> Mac {
-    let [a, b, c, d] = u32::try_from(2 * end.link.index + end.side).unwrap_or(u32::MAX).to_be_bytes();
+fn mac(lab: &Lab, end: EndId) -> Mac {
+    let [a, b, c, d] = lab.end(end).addr.octets();
     Mac([0x02, 0x01, a, b, c, d])
 }

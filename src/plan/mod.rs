@@ -2,6 +2,7 @@
 //! do go in; a [`Plan`] comes out. It never touches the kernel: [`crate::apply`] does, in this order.
 
 mod build;
+mod diff;
 mod gateways;
 mod guard;
 mod impair;
@@ -10,6 +11,7 @@ mod restore;
 mod routing;
 pub mod security;
 mod text;
+mod things;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -18,8 +20,10 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use build::{build, routes};
+pub use diff::{Change, Removal, Resize, diff};
 pub use impair::{Netem, Way, impair, way};
 pub use restore::restored;
+pub use things::Key;
 
 use crate::fastpath::Config;
 use crate::isis::Config as IsisConfig;
@@ -120,7 +124,7 @@ pub struct Hop {
 }
 
 /// Of the packets that a policy is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Direction {
     In,
     Out,

@@ -76,17 +76,22 @@ impl fmt::Display for Op {
                 write!(f, "mode transport replay-window {WINDOW} {}", algorithms(association))
             }
             Self::AddPolicy { ns, src, dst, direction } => {
-                let dir = match direction {
-                    Direction::In => "in",
-                    Direction::Out => "out",
-                };
-                write!(f, "ip -n {ns} xfrm policy add src {src}/32 dst {dst}/32 proto 4 dir {dir} ")?;
+                write!(f, "ip -n {ns} xfrm policy add src {src}/32 dst {dst}/32 proto 4 dir {direction} ")?;
                 write!(f, "tmpl src {src} dst {dst} proto esp mode transport")
             }
             Self::AddRuleset { ns, text } => {
                 write!(f, "ip netns exec {ns} nft -f - <<'NFT'\n{text}NFT")
             }
         }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::In => "in",
+            Self::Out => "out",
+        })
     }
 }
 
