@@ -1,7 +1,7 @@
 //! The kernel itself. Batches go in, namespaces, devices, addresses and routes come to be. It never leaves the
 //! calling thread in another namespace: what must happen inside one happens on a thread that ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::process::Command;
 use std::thread;
@@ -9,6 +9,9 @@ use std::thread;
 use netlink_packet_xfrm::XfrmMessage;
 use netns_rs::NetNs;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkAttribute;
 
 use super::{Kernel, cannot};
 use crate::error::{Context, Error, Kind, Result};
@@ -41,6 +44,8 @@ pub struct Linux {
     /// Interface index of each device, by namespace and name.
     devices: BTreeMap<String, BTreeMap<String, u32>>,
     next_index: u32,
+    /// What is there already is replaced; else it is refused.
+    replaces: bool,
 }
 
 impl Linux {
@@ -51,7 +56,36 @@ impl Linux {
         let _kept = crate::sys::limits::raise_open_files();
         let here = Socket::open().doing(Kind::Environment, || "cannot open a netlink socket".into())?;
         let (open, devices) = Default::default();
-        Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX })
+        Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX, replaces: false })
+    }
+
+    /// For changing what is in these namespaces, as far as they are there.
+    ///
+    /// # Errors
+    /// If one cannot be entered, or the kernel refuses a netlink socket.
+    pub fn changing(namespaces: Namespaces, touched: &BTreeSet<String>) -> Result<Self> {
+        let mut linux = Self { replaces: true, ..Self::new(namespaces)? };
+        let there: Vec<&str> = touched.iter().map(String::as_str).filter(|ns| linux.is_there(ns)).collect();
+        linux.open_all(&there)?;
+        Ok(linux)
+    }
+
+    fn is_there(&self, ns: &str) -> bool {
+        statfs(&self.namespaces.path(ns)).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC)
+    }
+
+    /// Opens namespaces that are there, and learns what devices they have.
+    fn open_all(&mut self, names: &[&str]) -> Result<()> {
+        let namespaces = &self.namespaces;
+        let opened: Vec<(Netns, Vec<(String, u32)>)> =
+            on_a_thread(|| names.iter().map(|name| open_netns(namespaces, name)).collect())?;
+        for (name, (netns, devices)) in names.iter().zip(opened) {
+            let last = devices.iter().map(|(_, index)| index + 1).max().unwrap_or(FIRST_INDEX);
+            self.next_index = self.next_index.max(last);
+            self.devices.insert((*name).to_owned(), devices.into_iter().collect());
+            self.open.insert((*name).to_owned(), netns);
+        }
+        Ok(())
     }
 
     fn number(&mut self, ns: &str, dev: &str) -> u32 {
@@ -65,7 +99,30 @@ impl Linux {
         self.devices.entry(ns.to_owned()).or_default().insert(dev.to_owned(), index);
     }
 
-    fn index(&self, ns: &str, dev: &str) -> Result<u32> {
+    pub(super) fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    pub(super) fn is_open(&self, ns: &str) -> bool {
+        self.open.contains_key(ns)
+    }
+
+    pub(super) fn socket(&mut self, ns: &str) -> Option<&mut Socket> {
+        self.open.get_mut(ns).map(|n| &mut n.socket)
+    }
+
+    /// A device is not there any more.
+    pub(super) fn forget(&mut self, ns: &str, dev: &str) {
+        self.devices.get_mut(ns).map(|devices| devices.remove(dev));
+    }
+
+    /// A namespace is not there any more.
+    pub(super) fn close(&mut self, ns: &str) {
+        self.open.remove(ns);
+        self.devices.remove(ns);
+    }
+
+    pub(super) fn index(&self, ns: &str, dev: &str) -> Result<u32> {
         if dev == "lo" {
             return Ok(LO);
         }
@@ -81,6 +138,28 @@ impl Linux {
     }
 
     fn request(&mut self, ns: &str, op: &Op) -> Result<Request> {
+        let request = self.plain_request(ns, op)?;
+        let takes_places = match op {
+            Op::AddAddr { .. }
+            | Op::AddNeighbour { .. }
+            | Op::AddRoute { .. }
+            | Op::AddUnreachable { .. } => self.replaces,
+            Op::AddNetns { .. }
+            | Op::SetSysctl { .. }
+            | Op::AddVeth { .. }
+            | Op::AddIpip { .. }
+            | Op::AddTun { .. }
+            | Op::MoveLink { .. }
+            | Op::SetUp { .. }
+            | Op::AddNetem { .. }
+            | Op::AddAssociation { .. }
+            | Op::AddPolicy { .. }
+            | Op::AddRuleset { .. } => false,
+        };
+        Ok(if takes_places { request.replacing() } else { request })
+    }
+
+    fn plain_request(&mut self, ns: &str, op: &Op) -> Result<Request> {
         match op {
             Op::AddIpip { dev, local, remote, .. } => {
                 Ok(Request::add_ipip(dev, self.number(ns, dev), *local, *remote))
@@ -163,6 +242,14 @@ impl Linux {
 
 impl Kernel for Linux {
     fn add_netns(&mut self, names: &[&str]) -> Result<()> {
+        let (there, names): (Vec<&str>, Vec<&str>) =
+            names.iter().partition(|ns| self.replaces && self.is_there(ns));
+        let closed: Vec<&str> = there.into_iter().filter(|ns| !self.open.contains_key(*ns)).collect();
+        self.open_all(&closed)?;
+        if self.replaces {
+            // A file that a change that was cut short has left without its namespace.
+            names.iter().for_each(|ns| drop(std::fs::remove_file(self.namespaces.path(ns))));
+        }
         let namespaces = &self.namespaces;
         let made = on_a_thread(|| names.iter().map(|name| make_netns(namespaces, name)).collect())?;
         let made: Vec<Netns> = made;
@@ -266,6 +353,24 @@ fn load_ruleset(namespaces: &Namespaces, op: &Op) -> Result<()> {
         .map_err(|e| e.context(cannot(op).to_string()))
 }
 
+/// Opens a namespace that is there, with the names and indices of its devices.
+fn open_netns(namespaces: &Namespaces, name: &str) -> Result<(Netns, Vec<(String, u32)>)> {
+    let what = || format!("cannot look into namespace {name}");
+    enter(namespaces, name)?;
+    let file = File::open(namespaces.path(name)).doing(Kind::Kernel, what)?;
+    let mut socket = Socket::open().doing(Kind::Kernel, what)?;
+    let links = socket.dump(&Request::dump_links()).doing(Kind::Kernel, what)?;
+    let named = |message: &RouteNetlinkMessage| match message {
+        RouteNetlinkMessage::NewLink(link) => link.attributes.iter().find_map(|a| match a {
+            LinkAttribute::IfName(name) => Some((name.clone(), link.header.index)),
+            _ => None,
+        }),
+        _ => None,
+    };
+    let devices = links.iter().filter_map(named).collect();
+    Ok((Netns { file, socket }, devices))
+}
+
 /// Puts the calling thread into a namespace of its own, names it and opens its socket. `lo` is up.
 fn make_netns(namespaces: &Namespaces, name: &str) -> Result<Netns> {
     let fail = |e: &dyn std::fmt::Display| Error::kernel(format!("cannot make namespace {name}")).because(e);
@@ -279,13 +384,13 @@ fn make_netns(namespaces: &Namespaces, name: &str) -> Result<Netns> {
     Ok(Netns { file, socket })
 }
 
-fn enter(namespaces: &Namespaces, ns: &str) -> Result<()> {
+pub(super) fn enter(namespaces: &Namespaces, ns: &str) -> Result<()> {
     NetNs::get_from_env(ns, namespaces.clone())
         .and_then(|netns| netns.enter())
         .doing(Kind::Kernel, || format!("cannot enter namespace {ns}"))
 }
 
-fn on_a_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(super) fn on_a_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| scope.spawn(f).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 

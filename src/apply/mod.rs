@@ -2,6 +2,7 @@
 //! and the time each stage took comes out. It never decides what to create, and on failure it undoes nothing:
 //! everything lives in the lab's own namespaces, which end with the lab's init process.
 
+mod change;
 mod lanes;
 mod linux;
 
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::lab::Namespaces;
 use crate::plan::{Op, Plan, Stage};
 
+pub use change::change;
 pub use linux::Linux;
 
 use lanes::{ByNetns, Class, namespace};

@@ -1,6 +1,7 @@
 //! Every request to the kernel's netlink: routing, and security. Typed messages go in, many at a time; an index and the kernel's
 //! own words come out when one is refused. It never chooses what to create: [`crate::plan`] does.
 
+mod del;
 pub mod monitor;
 mod nexthop;
 pub mod request;
