@@ -10,12 +10,13 @@
 //! "done"
 //! ```
 //!
+//! `reload` changes to another [`super::Config`] while packets flow; it names the file that holds it.
 //! `shape` does to a device of the kernel, a [`ShapedDevice`], what `impair` does to an interface of the fast path.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -35,9 +36,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     Counters,
-    StrongHost { node: String, on: bool },
-    Impair { netns: String, dev: String, to: Impairment },
+    StrongHost {
+        node: String,
+        on: bool,
+    },
+    Impair {
+        netns: String,
+        dev: String,
+        to: Impairment,
+    },
     Shape(ShapedDevice),
+    /// To the configuration in this file.
+    Reload {
+        config: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +125,17 @@ impl Client {
 
     fn order(&mut self, request: &Request) -> Result<()> {
         match self.ask(request)? {
+            Reply::Done => Ok(()),
+            other @ (Reply::Counters(_) | Reply::Refused(_)) => Err(refused(&other)),
+        }
+    }
+
+    /// Has the engine go on with the configuration in this file.
+    ///
+    /// # Errors
+    /// If it cannot, and goes on as before, or does not answer.
+    pub fn reload(&mut self, config: &Path) -> Result<()> {
+        match self.ask(&Request::Reload { config: config.to_owned() })? {
             Reply::Done => Ok(()),
             other @ (Reply::Counters(_) | Reply::Refused(_)) => Err(refused(&other)),
         }

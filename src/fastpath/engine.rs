@@ -11,9 +11,12 @@
 //! keeps it from answering "protocol unreachable". TUN devices are opened without offloads: the kernel cuts
 //! segmentation offload packets and completes checksums before they are read here.
 
+mod reload;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Instant;
@@ -24,7 +27,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::config::{Config, ShapedDevice};
+use super::config::{BaseNode, Config, ShapedDevice};
 use super::control::{self, Reply, Request};
 use super::counters::{Count, Reason};
 use super::follow::{self, Devices};
@@ -129,6 +132,10 @@ enum Held {
 
 #[derive(Debug)]
 struct Engine {
+    config: Config,
+    namespaces: Namespaces,
+    /// Of each namespace by name: another of the same name has another.
+    inodes: BTreeMap<String, u64>,
     epoll: Epoll,
     forwarder: Forwarder,
     names: Vec<String>,
@@ -187,6 +194,9 @@ impl Engine {
             TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)
                 .doing(Kind::Kernel, kernel("make a timer"))?;
         let mut engine = Self {
+            config: config.clone(),
+            namespaces: namespaces.clone(),
+            inodes: inodes(config, namespaces),
             epoll,
             forwarder: Forwarder::new(config),
             names: config.nodes.iter().map(|n| n.name.clone()).collect(),
@@ -520,6 +530,10 @@ impl Engine {
     fn answer(&mut self, request: Request) -> Reply {
         match request {
             Request::Counters => Reply::Counters(self.counters()),
+            Request::Reload { config } => match read(&config).and_then(|new| self.reload(new)) {
+                Ok(()) => Reply::Done,
+                Err(e) => Reply::Refused(e.to_string()),
+            },
             Request::Impair { netns, dev, to } => self.impair(&netns, &dev, to),
             Request::Shape(device) => match self.shape(device) {
                 Ok(()) => Reply::Done,
@@ -618,18 +632,30 @@ fn block_signals() -> nix::Result<SignalFd> {
 }
 
 fn open_bases(config: &Config, namespaces: &Namespaces) -> Result<Vec<Base>> {
-    let open = |addr| -> io::Result<Base> {
+    config.nodes.iter().map(|node| open_base(namespaces, node)).collect()
+}
+
+fn open_base(namespaces: &Namespaces, node: &BaseNode) -> Result<Base> {
+    let open = || -> io::Result<Base> {
         let receiver = socket::raw(i32::from(ipv4::IPIP))?;
-        let sender = socket::raw_sender(addr)?;
+        let sender = socket::raw_sender(node.addr)?;
         socket::set_buffers(receiver.as_fd(), BASE_BUFFER)?;
         socket::set_buffers(sender.as_fd(), BASE_BUFFER)?;
         Ok(Base { receiver, sender, overruns: 0 })
     };
-    let of = |node: &super::config::BaseNode| {
-        let what = || format!("fast path: cannot open raw sockets on base node {}", node.name);
-        namespaces.run(&node.netns, || open(node.addr))?.doing(Kind::Kernel, what)
-    };
-    config.nodes.iter().map(of).collect()
+    let what = || format!("fast path: cannot open raw sockets on base node {}", node.name);
+    namespaces.run(&node.netns, open)?.doing(Kind::Kernel, what)
+}
+
+fn read(config: &Path) -> Result<Config> {
+    let what = || format!("fast path: cannot read {}", config.display());
+    let bytes = std::fs::read(config).doing(Kind::Environment, what)?;
+    serde_json::from_slice(&bytes).doing(Kind::Bug, what)
+}
+
+fn inodes(config: &Config, namespaces: &Namespaces) -> BTreeMap<String, u64> {
+    let names = config.nodes.iter().map(|n| &n.netns).chain(config.partitions.iter().map(|p| &p.netns));
+    names.filter_map(|ns| Some((ns.clone(), std::fs::metadata(namespaces.path(ns)).ok()?.ino()))).collect()
 }
 
 fn places(config: &Config) -> Vec<(String, String)> {

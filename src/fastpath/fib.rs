@@ -82,6 +82,21 @@ impl Fib {
         Self { trie, policy_routing }
     }
 
+    /// Gives the interfaces other numbers: that of interface `i` is `to[i]`. The kernel decides about what would leave
+    /// through one that has none, until it has told of its new routes.
+    pub fn renumber(&mut self, to: &[Option<usize>]) {
+        for entry in self.trie.values_mut() {
+            let renumbered = match entry {
+                Entry::Local | Entry::Punt => continue,
+                Entry::Out(i) => to[*i].map_or(Entry::Punt, Entry::Out),
+                Entry::Multipath(hops) => {
+                    Entry::Multipath(hops.iter().map(|(bound, i)| (*bound, i.and_then(|i| to[i]))).collect())
+                }
+            };
+            *entry = renumbered;
+        }
+    }
+
     /// `seed` keeps routers in a row from making the same choice.
     #[must_use]
     pub fn lookup(&self, src: Ipv4Addr, dst: Ipv4Addr, seed: usize) -> Lookup {

@@ -17,8 +17,12 @@
 //! partition and arrives at the interface above. The kernel sees none of it, so rules of a partition's netfilter
 //! and traffic control apply to punted and local packets only.
 
+mod reload;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+pub use reload::Moves;
 
 use super::config::{Below, Config};
 use super::counters::{Count, Counters, Reason};
@@ -119,6 +123,8 @@ struct Interface {
 #[derive(Debug, Default)]
 struct Partition {
     fib: Fib,
+    /// Of its choices among equal routes: it goes by its name, so that none changes with its number.
+    seed: usize,
     /// Interfaces stacked on this partition, by the (source, destination) of an arriving link header.
     stacked: BTreeMap<Pair, usize>,
 }
@@ -152,7 +158,8 @@ impl Forwarder {
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let interfaces: Vec<Interface> = (0..config.interfaces.len()).map(|i| interface(config, i)).collect();
-        let mut partitions: Vec<Partition> = config.partitions.iter().map(|_| Partition::default()).collect();
+        let mut partitions: Vec<Partition> =
+            config.partitions.iter().map(|p| Partition::new(&p.name)).collect();
         let mut nodes: Vec<Node> = config.nodes.iter().map(|n| Node::new(n.addr)).collect();
         for (index, this) in interfaces.iter().enumerate() {
             let pair = Pair { src: this.remote, dst: this.local };
@@ -285,7 +292,7 @@ impl Forwarder {
         let view = checked(frame)?;
         let (src, dst) = (view.src(), view.dst());
         let partition = &self.partitions[interface.partition];
-        let route = partition.fib.lookup(src, dst, interface.partition);
+        let route = partition.fib.lookup(src, dst, partition.seed);
         if route == Lookup::Local {
             return match partition.stacked.get(&Pair { src, dst }) {
                 Some(upper) if self.interfaces[*upper].takes(view.protocol()) => {
@@ -365,7 +372,8 @@ impl Forwarder {
         frame: &mut Frame,
     ) -> Result<Step, Reason> {
         let peer = self.interfaces[i].peer;
-        match self.partitions[lower].fib.lookup(link.src, link.dst, lower) {
+        let below = &self.partitions[lower];
+        match below.fib.lookup(link.src, link.dst, below.seed) {
             Lookup::Local => peer.map(Step::Arrive).ok_or(Reason::NoLink),
             Lookup::Out(j) => {
                 self.encapsulate_link(i, frame)?;
@@ -429,6 +437,14 @@ impl Partition {
     /// Whether `addr` is a link address of a VI above, which no other packet is for (paper, II.2.4).
     fn ends_links(&self, addr: Ipv4Addr) -> bool {
         self.stacked.keys().any(|pair| pair.dst == addr)
+    }
+
+    /// The seed is the FNV-1a hash of the name.
+    fn new(name: &str) -> Self {
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self { seed: usize::try_from(hash).unwrap_or(usize::MAX), ..Self::default() }
     }
 
     /// Whether routes alone decide, and the source is not an address of the partition itself (a martian).

@@ -34,6 +34,7 @@ const SEED: u64 = 0x7669_6c61_6220_7368;
 #[derive(Debug)]
 struct Device {
     what: ShapedDevice,
+    index: u32,
     /// Where its frames come from; none when it is impaired no more.
     tap: Option<OwnedFd>,
     injector: Injector,
@@ -64,14 +65,13 @@ impl Devices {
 
     /// Impairs what leaves a device as `what` says; gives its index where its TAP is new and must be watched.
     pub(super) fn set(&mut self, what: ShapedDevice) -> Result<Option<usize>> {
-        let known = self.all.iter().position(|d| d.what.netns == what.netns && d.what.dev == what.dev);
-        match known {
+        match self.position(&what) {
             None if what.impair.is_none() => Ok(None),
             None => {
-                let (tap, injector) = self.attach(&what)?;
+                let (index, tap, injector) = self.attach(&what)?;
                 let shaper = Shaper::new(what.impair);
                 let counters = Counters::default();
-                self.all.push(Device { what, tap: Some(tap), injector, shaper, counters });
+                self.all.push(Device { what, index, tap: Some(tap), injector, shaper, counters });
                 Ok(Some(self.all.len() - 1))
             }
             Some(i) => self.change(i, what.impair),
@@ -87,8 +87,9 @@ impl Devices {
                 Ok(None)
             }
             (false, false) => {
-                let (tap, injector) = self.attach(&self.all[i].what)?;
-                (self.all[i].tap, self.all[i].injector) = (Some(tap), injector);
+                let (index, tap, injector) = self.attach(&self.all[i].what)?;
+                let device = &mut self.all[i];
+                (device.index, device.tap, device.injector) = (index, Some(tap), injector);
                 Ok(Some(i))
             }
             (true, false) | (false, true) => Ok(None),
@@ -137,7 +138,27 @@ impl Devices {
         })
     }
 
-    fn attach(&self, what: &ShapedDevice) -> Result<(OwnedFd, Injector)> {
+    /// The device is gone, or impaired no more.
+    pub(super) fn forget(&mut self, what: &ShapedDevice) {
+        let Some(i) = self.position(what) else { return };
+        // With the device its filter has gone.
+        let _gone = self.detach(what);
+        self.all[i].tap = None;
+        self.all[i].shaper.change(Impairment::default());
+    }
+
+    /// Whether the device has been made anew since it was impaired.
+    pub(super) fn is_stale(&self, what: &ShapedDevice) -> bool {
+        let Some(known) = self.position(what).map(|i| &self.all[i]) else { return false };
+        let index = self.namespaces.run(&what.netns, || nix::net::if_::if_nametoindex(what.dev.as_str()));
+        known.tap.is_some() && !matches!(index, Ok(Ok(index)) if index == known.index)
+    }
+
+    fn position(&self, what: &ShapedDevice) -> Option<usize> {
+        self.all.iter().position(|d| d.what.netns == what.netns && d.what.dev == what.dev)
+    }
+
+    fn attach(&self, what: &ShapedDevice) -> Result<(u32, OwnedFd, Injector)> {
         let cannot = || format!("cannot shape {} in namespace {}", what.dev, what.netns);
         self.namespaces.run(&what.netns, || attach(what))?.doing(Kind::Kernel, cannot)
     }
@@ -167,7 +188,7 @@ impl Device {
 }
 
 /// In the device's namespace: a TAP beside it, a socket to send with, and at last the filter.
-fn attach(what: &ShapedDevice) -> io::Result<(OwnedFd, Injector)> {
+fn attach(what: &ShapedDevice) -> io::Result<(u32, OwnedFd, Injector)> {
     let index = nix::net::if_::if_nametoindex(what.dev.as_str())?;
     let name = format!("shape~{index}");
     let tap = if what.ethernet { tun::attach_tap(&name)? } else { tun::attach(&name)? };
@@ -181,7 +202,7 @@ fn attach(what: &ShapedDevice) -> io::Result<(OwnedFd, Injector)> {
         Request::add_clsact(index),
         Request::set_redirect(index, tap_index, MARK),
     ])?;
-    Ok((tap, injector))
+    Ok((index, tap, injector))
 }
 
 fn execute(requests: impl IntoIterator<Item = Request>) -> io::Result<()> {

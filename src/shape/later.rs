@@ -73,6 +73,14 @@ impl<T> Later<T> {
         if wanted { self.pop(now) } else { None }
     }
 
+    /// Puts something else in the place of each thing, at the same time, or nothing.
+    pub fn retain_map(&mut self, mut f: impl FnMut(T) -> Option<T>) {
+        let heap = std::mem::take(&mut self.heap).into_iter();
+        self.heap = heap
+            .filter_map(|Entry { at, number, what }| Some(Entry { at, number, what: f(what)? }))
+            .collect();
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()

@@ -14,6 +14,7 @@ pub const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 mod request {
     nix::ioctl_write_ptr_bad!(set_iff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(set_persist, libc::TUNSETPERSIST);
+    nix::ioctl_read_bad!(get_iff, libc::TUNGETIFF, libc::ifreq);
 }
 
 /// Makes a TUN device that stays when its descriptors are closed. Attaching to one that is there is no error.
@@ -83,6 +84,15 @@ fn named(name: &str, flags: libc::c_int) -> io::Result<libc::ifreq> {
     }
     ifreq.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
     Ok(ifreq)
+}
+
+/// Whether the device that `fd` was attached to is there still.
+#[must_use]
+pub fn is_attached(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: an interface request is integers and unions of integers, valid when all zero.
+    let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: `ifreq` is an interface request that lives through the call, which fills it.
+    unsafe { request::get_iff(fd.as_raw_fd(), &raw mut ifreq) }.is_ok()
 }
 
 /// Reads one packet.

@@ -1,0 +1,207 @@
+//! Another configuration while packets flow. A [`Config`] goes in; what is new is opened, what is gone is closed, and
+//! what stays keeps its sockets, devices and queues. It never lets packets wait for long: they are carried between any two
+//! things that are opened, and the change itself asks nothing of the kernel but where to send events.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+
+use super::{Base, Engine, Follower, Held, Source, inodes, open_base, open_partition, places, tun};
+use crate::error::{Context, Kind, Result};
+use crate::fastpath::Reason;
+use crate::fastpath::config::Config;
+use crate::fastpath::follow::Devices;
+use crate::fastpath::forward::Moves;
+use crate::netlink::monitor::Monitor;
+
+/// What has been opened for a new configuration, by its indices there.
+#[derive(Debug, Default)]
+struct Opened {
+    bases: BTreeMap<usize, Base>,
+    monitors: BTreeMap<usize, Monitor>,
+    tuns: BTreeMap<usize, OwnedFd>,
+}
+
+impl Engine {
+    /// Goes on as `new` says.
+    ///
+    /// # Errors
+    /// If something new cannot be opened: then nothing has changed.
+    pub(super) fn reload(&mut self, new: Config) -> Result<()> {
+        let mut moves = Moves::new(&self.config, &new);
+        let inodes = inodes(&new, &self.namespaces);
+        moves.leave_out(&new, |netns| self.inodes.get(netns) != inodes.get(netns));
+        let opened = self.open_new(&new, &moves)?;
+        let changed = self.changed(&new, &moves);
+        let old = std::mem::replace(&mut self.config, new.clone());
+        self.drop_held(&moves, old.interfaces.len());
+        self.forwarder.reload(&old, &new, &moves);
+        self.names = new.nodes.iter().map(|n| n.name.clone()).collect();
+        self.places = places(&new);
+        self.inodes = inodes;
+        let closed = self.exchange(&new, &moves, opened);
+        // What closing waits for in the kernel, packets need not wait for.
+        std::thread::spawn(move || drop(closed));
+        let watching = || "fast path: cannot watch its sources".to_owned();
+        self.watch_again(&moves).doing(Kind::Kernel, watching)?;
+        for partition in changed {
+            self.follow(partition)?;
+            self.carry_waiting()?;
+        }
+        self.reshape(&old, &new)
+    }
+
+    /// Carries what waits, once.
+    fn carry_waiting(&mut self) -> Result<()> {
+        self.set_timer()?;
+        let ready = self.wait(EpollTimeout::ZERO)?;
+        self.carry(&ready).map(drop)
+    }
+
+    fn open_new(&mut self, new: &Config, moves: &Moves) -> Result<Opened> {
+        let mut opened = Opened::default();
+        for (index, node) in new.nodes.iter().enumerate() {
+            let stays = moves.nodes[index].is_some_and(|old| self.config.nodes[old].addr == node.addr);
+            if !stays {
+                opened.bases.insert(index, open_base(&self.namespaces, node)?);
+                self.carry_waiting()?;
+            }
+        }
+        for (index, partition) in new.partitions.iter().enumerate() {
+            let own = new.interfaces.iter().enumerate().filter(|(_, i)| i.partition == index);
+            let stays = |old: usize| tun::is_attached(self.tuns[old].as_fd());
+            let missing = own.filter(|(i, _)| !moves.interfaces[*i].is_some_and(stays));
+            let devices: Devices = missing.map(|(i, interface)| (interface.dev.clone(), i)).collect();
+            if moves.partitions[index].is_none() {
+                let (tuns, monitor) =
+                    self.namespaces.run(&partition.netns, || open_partition(&devices))??;
+                opened.tuns.extend(tuns);
+                opened.monitors.insert(index, monitor);
+            } else if !devices.is_empty() {
+                let attach = |(dev, i): (&String, &usize)| tun::attach(dev).map(|fd| (*i, fd));
+                let open = || devices.iter().map(attach).collect::<std::io::Result<Vec<_>>>();
+                let what = || format!("fast path: cannot open the TUNs of {}", partition.name);
+                opened.tuns.extend(self.namespaces.run(&partition.netns, open)?.doing(Kind::Kernel, what)?);
+            } else {
+                continue;
+            }
+            self.carry_waiting()?;
+        }
+        Ok(opened)
+    }
+
+    /// Partitions whose routes must be looked at again: new ones, and those that gain or lose an interface.
+    fn changed(&self, new: &Config, moves: &Moves) -> Vec<usize> {
+        let names = |config: &Config, partition: usize| -> Vec<String> {
+            let own = config.interfaces.iter().filter(|i| i.partition == partition);
+            let mut names: Vec<String> = own.map(|i| i.dev.clone()).collect();
+            names.sort();
+            names
+        };
+        let stays = |new_index: usize, old: usize| names(new, new_index) == names(&self.config, old);
+        let partitions = moves.partitions.iter().enumerate();
+        partitions.filter(|(i, old)| !old.is_some_and(|old| stays(*i, old))).map(|(i, _)| i).collect()
+    }
+
+    /// Packets held for interfaces that go are dropped; the others wait for their time under their new number.
+    fn drop_held(&mut self, moves: &Moves, interfaces: usize) {
+        let back = moves.interfaces_back(interfaces);
+        let forwarder = &mut self.forwarder;
+        self.held.retain_map(|held| match held {
+            Held::Packet { interface, bytes } => match back[interface] {
+                Some(interface) => Some(Held::Packet { interface, bytes }),
+                None => {
+                    let node = forwarder.node_of(interface);
+                    forwarder.counters(node).drop(Reason::LinkDown);
+                    None
+                }
+            },
+            frame @ Held::Frame { .. } => Some(frame),
+        });
+    }
+
+    /// Puts what has been opened and what stays in the order of `new`; gives back what is left over.
+    fn exchange(
+        &mut self,
+        new: &Config,
+        moves: &Moves,
+        mut opened: Opened,
+    ) -> (Vec<Option<OwnedFd>>, Vec<Option<Base>>, Vec<Option<Follower>>) {
+        let mut tuns: Vec<_> = std::mem::take(&mut self.tuns).into_iter().map(Some).collect();
+        let mut bases: Vec<_> = std::mem::take(&mut self.bases).into_iter().map(Some).collect();
+        let mut followers: Vec<_> = std::mem::take(&mut self.followers).into_iter().map(Some).collect();
+        for (index, old) in moves.interfaces.iter().enumerate() {
+            let tun = opened.tuns.remove(&index).or_else(|| old.and_then(|old| tuns[old].take()));
+            self.tuns.extend(tun);
+        }
+        for (index, old) in moves.nodes.iter().enumerate() {
+            let base = opened.bases.remove(&index).or_else(|| old.and_then(|old| bases[old].take()));
+            self.bases.extend(base);
+        }
+        for (index, old) in moves.partitions.iter().enumerate() {
+            let own = new.interfaces.iter().enumerate().filter(|(_, i)| i.partition == index);
+            let devices: Devices = own.map(|(i, interface)| (interface.dev.clone(), i)).collect();
+            let before = old.and_then(|old| followers[old].take());
+            let monitor = opened.monitors.remove(&index).or_else(|| before.map(|f| f.monitor));
+            self.followers.extend(monitor.map(|monitor| Follower { monitor, devices }));
+        }
+        // A descriptor that another holds too would go on being told of.
+        for fd in tuns.iter().flatten() {
+            let _gone = self.epoll.delete(fd);
+        }
+        for base in bases.iter().flatten() {
+            let _gone = self.epoll.delete(&base.receiver);
+        }
+        for follower in followers.iter().flatten() {
+            let _gone = self.epoll.delete(&follower.monitor);
+        }
+        (tuns, bases, followers)
+    }
+
+    /// Has events told under the new numbers.
+    fn watch_again(&self, moves: &Moves) -> nix::Result<()> {
+        for (i, fd) in self.tuns.iter().enumerate() {
+            self.renumber(fd, Source::Tun(i), moves.interfaces[i] == Some(i))?;
+        }
+        for (i, base) in self.bases.iter().enumerate() {
+            self.renumber(&base.receiver, Source::Base(i), false)?;
+        }
+        for (i, follower) in self.followers.iter().enumerate() {
+            self.renumber(&follower.monitor, Source::Routes(i), moves.partitions[i] == Some(i))?;
+        }
+        Ok(())
+    }
+
+    fn renumber(&self, fd: impl AsFd, source: Source, same: bool) -> nix::Result<()> {
+        if same {
+            return Ok(());
+        }
+        let mut event = EpollEvent::new(EpollFlags::EPOLLIN, source.into());
+        match self.epoll.modify(fd.as_fd(), &mut event) {
+            Err(nix::Error::ENOENT) => self.epoll.add(fd, event),
+            other => other,
+        }
+    }
+
+    /// Devices of the kernel: those that are impaired no more, those whose impairment differs, and those that have been
+    /// made anew.
+    fn reshape(&mut self, old: &Config, new: &Config) -> Result<()> {
+        let place = |d: &crate::fastpath::config::ShapedDevice| (d.netns.clone(), d.dev.clone());
+        let wanted: BTreeMap<_, _> = new.devices.iter().map(|d| (place(d), d)).collect();
+        let before: BTreeMap<_, _> = old.devices.iter().map(|d| (place(d), d)).collect();
+        for gone in old.devices.iter().filter(|d| !wanted.contains_key(&place(d))) {
+            self.shaped.forget(gone);
+        }
+        for device in &new.devices {
+            let anew = self.shaped.is_stale(device);
+            if anew {
+                self.shaped.forget(device);
+            }
+            if anew || before.get(&place(device)).is_none_or(|was| was.impair != device.impair) {
+                self.shape(device.clone())?;
+            }
+        }
+        Ok(())
+    }
+}
