@@ -10,7 +10,7 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use proptest::prelude::*;
 use vilab::model::{self, Lab};
-use vilab::plan::{self, Change, Hop, Mac, Machine, Netem, Op, Plan, Removal};
+use vilab::plan::{self, Change, Hook, Hop, Mac, Machine, Netem, Op, Plan, Removal};
 use vilab::routing::Rib;
 
 // ---- labs ------------------------------------------------------------------------------------------------------
@@ -112,6 +112,9 @@ fn text(drawn: &Drawn) -> String {
         if vi.secure {
             out += "    security: aes128-gcm\n";
         }
+        if vi.places[0] % 5 == 0 {
+            out += "    routing: isis\n";
+        }
         out += "    links:\n";
         let mut links: Vec<String> = (1..vi.places.len())
             .map(|n| format!("{{link: n{} -- n{n}, cost: {}}}", vi.links[n].0 % n, vi.links[n].1))
@@ -138,7 +141,9 @@ fn parse(text: &str, running: Option<&Lab>) -> Lab {
 }
 
 fn plan(lab: &Lab) -> Plan {
-    let machine = Machine { ipip: true, nft: true, tun: true, netem: true, esp: true, ..Machine::default() };
+    let (frr, redirect) = (Some("/usr/lib/frr".to_owned()), true);
+    let machine =
+        Machine { ipip: true, nft: true, tun: true, netem: true, esp: true, one_user: false, frr, redirect };
     plan::build(lab, &Rib::compute(lab), &machine).expect("a machine that can do all")
 }
 
@@ -161,6 +166,8 @@ struct Device {
     sort: Sort,
     mtu: u32,
     qdisc: Option<Netem>,
+    hooks: bool,
+    redirects: BTreeMap<Hook, String>,
     addrs: BTreeMap<Ipv4Net, bool>,
     neighbours: BTreeMap<Ipv4Addr, Mac>,
 }
@@ -215,7 +222,7 @@ impl Fake {
                 }
                 self.device(ns, dev, sort)
             }
-            Op::AddTun { ns, dev } => self.device(ns, dev, Sort::Tun),
+            Op::AddTun { ns, dev, .. } => self.device(ns, dev, Sort::Tun),
             Op::MoveLink { ns, dev, to, name } => {
                 let device =
                     self.devices.remove(&(ns.clone(), dev.clone())).ok_or(format!("no {dev} in {ns}"))?;
@@ -225,6 +232,17 @@ impl Fake {
             }
             Op::SetUp { ns, dev, mtu } => self.get(ns, dev).map(|d| d.mtu = *mtu),
             Op::AddNetem { ns, dev, netem } => self.get(ns, dev).map(|d| d.qdisc = Some(*netem)),
+            Op::AddHooks { ns, dev } => {
+                let old = std::mem::replace(&mut self.get(ns, dev)?.hooks, true);
+                self.expect(!old || replace, "clsact exists")
+            }
+            Op::AddRedirect { ns, dev, hook, to, .. } => {
+                self.get(ns, to)?;
+                let device = self.get(ns, dev)?;
+                let old = device.redirects.insert(*hook, to.clone());
+                let hooked = device.hooks;
+                self.expect(old.is_none() && hooked, "a filter is there, or no hook for it")
+            }
             Op::AddAddr { ns, dev, addr, prefix_route } => {
                 let old = self.get(ns, dev)?.addrs.insert(*addr, *prefix_route);
                 self.expect(old.is_none(), "address exists")
@@ -271,8 +289,9 @@ impl Fake {
     fn device(&mut self, ns: &str, dev: &str, sort: Sort) -> Outcome {
         self.free(ns, dev)?;
         self.made += 1;
-        let (addrs, neighbours) = Default::default();
-        let device = Device { id: self.made, sort, mtu: 0, qdisc: None, addrs, neighbours };
+        let (addrs, neighbours, redirects) = Default::default();
+        let (id, mtu) = (self.made, 0);
+        let device = Device { id, sort, mtu, qdisc: None, hooks: false, redirects, addrs, neighbours };
         self.devices.insert((ns.to_owned(), dev.to_owned()), device);
         Ok(())
     }
@@ -367,6 +386,9 @@ impl Fake {
             Removal::Qdisc { ns, dev } => self.get(ns, dev).is_ok_and(|d| d.qdisc.take().is_some()),
             Removal::Addr { ns, dev, addr } => self.del_addr(ns, dev, *addr),
             Removal::Device { ns, dev } => self.del_device(&(ns.clone(), dev.clone())),
+            Removal::Redirect { ns, dev, hook, .. } => {
+                self.get(ns, dev).is_ok_and(|d| d.redirects.remove(hook).is_some())
+            }
             Removal::Policy { ns, src, dst, direction } => {
                 self.security.remove(&format!("{ns} {src} {dst} {direction}")).is_some()
             }
@@ -448,7 +470,10 @@ impl Fake {
             .devices
             .iter()
             .map(|(at, d)| {
-                format!("{at:?} {:?} {} {:?} {:?} {:?}", d.sort, d.mtu, d.qdisc, d.addrs, d.neighbours)
+                format!(
+                    "{at:?} {:?} {} {:?} {:?} {:?} {:?}",
+                    d.sort, d.mtu, d.qdisc, d.addrs, d.neighbours, d.redirects
+                )
             })
             .collect();
         let tables: Vec<_> = self.tables.iter().map(|t| format!("{t:?}")).collect();

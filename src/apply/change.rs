@@ -54,6 +54,7 @@ fn remove(linux: &mut Linux, removals: &[Removal]) -> Result<()> {
             Removal::Route { .. }
             | Removal::Neighbour { .. }
             | Removal::Qdisc { .. }
+            | Removal::Redirect { .. }
             | Removal::Addr { .. } => linux.remove(removal)?,
             Removal::Device { .. } => devices.push(removal),
             Removal::Policy { .. } | Removal::Association { .. } => security.push(removal),
@@ -69,6 +70,7 @@ fn remove(linux: &mut Linux, removals: &[Removal]) -> Result<()> {
         Removal::Route { .. }
         | Removal::Neighbour { .. }
         | Removal::Qdisc { .. }
+        | Removal::Redirect { .. }
         | Removal::Addr { .. }
         | Removal::Device { .. }
         | Removal::Policy { .. }
@@ -87,6 +89,9 @@ impl Linux {
             Removal::Route { prefix, .. } => Some(Request::del_route(*prefix)),
             Removal::Neighbour { dev, addr, .. } => index(dev).map(|i| Request::del_neighbour(i, *addr)),
             Removal::Qdisc { dev, .. } => index(dev).map(Request::del_qdisc),
+            Removal::Redirect { dev, hook, protocol, .. } => {
+                index(dev).map(|i| Request::del_filter(i, *hook, *protocol))
+            }
             Removal::Addr { dev, addr, .. } => index(dev).map(|i| Request::del_addr(i, *addr)),
             Removal::Device { .. }
             | Removal::Policy { .. }
@@ -145,6 +150,7 @@ impl Linux {
                         Removal::Route { .. }
                         | Removal::Neighbour { .. }
                         | Removal::Qdisc { .. }
+                        | Removal::Redirect { .. }
                         | Removal::Addr { .. }
                         | Removal::Device { .. }
                         | Removal::Table { .. }

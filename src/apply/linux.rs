@@ -152,6 +152,8 @@ impl Linux {
             | Op::MoveLink { .. }
             | Op::SetUp { .. }
             | Op::AddNetem { .. }
+            | Op::AddHooks { .. }
+            | Op::AddRedirect { .. }
             | Op::AddAssociation { .. }
             | Op::AddPolicy { .. }
             | Op::AddRuleset { .. } => false,

@@ -17,6 +17,9 @@ pub(super) enum Command {
     /// PID 1 of a lab: started by its watcher
     #[command(name = lab::watcher::INIT, hide = true)]
     Init { dir: PathBuf, watcher: i32 },
+    /// A change of a lab that is up: started by apply
+    #[command(name = lab::change::CHANGE, hide = true)]
+    Change { dir: PathBuf },
     /// The fast path of a lab: started by its init
     #[command(name = lab::init::ENGINE, hide = true)]
     Engine { dir: PathBuf },
@@ -38,6 +41,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
     match command {
         Command::Watcher { base, lab } => lab::watcher::run(&base, &lab)?,
         Command::Init { dir, watcher } => lab::init::run(&dir, watcher, &measure::verify)?,
+        Command::Change { dir } => lab::change::run(&dir, &measure::verify)?,
         Command::Engine { dir } => lab::engine::run(&dir)?,
         Command::Names { dir } => lab::engine::answer(&dir)?,
         Command::Isis { dir } => lab::isis::run(&dir)?,

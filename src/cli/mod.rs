@@ -1,6 +1,7 @@
 //! The command line: the only code that parses arguments, prints, and chooses exit codes. Arguments go in, an exit
 //! code comes out. It never touches the kernel itself.
 
+mod apply;
 mod check;
 mod doctor;
 mod down;
@@ -55,6 +56,8 @@ enum Command {
     /// Build a lab and check that it works
     #[command(visible_alias = "deploy")]
     Up(up::Args),
+    /// Make the running lab equal to a changed file; only what differs is touched
+    Apply(apply::Args),
     /// Take a lab down, without a trace
     #[command(visible_alias = "destroy")]
     Down(down::Args),
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<u8> {
     match command {
         Command::Up(args) => up::run(&args),
+        Command::Apply(args) => apply::run(&args),
         Command::Down(args) => down::run(&args),
         Command::Exec(args) => exec::exec(&args),
         Command::Shell(args) => exec::shell(&args),

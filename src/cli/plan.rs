@@ -11,12 +11,12 @@ use crate::lab;
 #[command(after_help = "Example:\n  vilab plan lab.yaml")]
 pub(super) struct Args {
     /// The lab file
-    file: PathBuf,
+    pub(super) file: PathBuf,
     #[command(flatten)]
-    dataplane: up::DataplaneArg,
+    pub(super) dataplane: up::DataplaneArg,
     /// Print the plan as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {

@@ -30,17 +30,17 @@ const BY_SIGNAL: u8 = 128;
 #[command(after_help = "Example:\n  vilab up lab.yaml")]
 pub(super) struct Args {
     /// The lab file
-    file: PathBuf,
+    pub(super) file: PathBuf,
     #[command(flatten)]
-    dataplane: DataplaneArg,
+    pub(super) dataplane: DataplaneArg,
     #[command(flatten)]
-    timeout: TimeoutArg,
+    pub(super) timeout: TimeoutArg,
     /// Print the lab as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct DataplaneArg {
     /// What carries the virtual links, instead of what the file says
     #[arg(long, value_enum, env = "VILAB_DATAPLANE")]
@@ -178,17 +178,17 @@ fn wait(starting: &Starting, signals: &SignalFd) -> nix::Result<Option<u8>> {
 
 /// Progress on a terminal as bars, elsewhere as a line a stage.
 #[derive(Debug)]
-struct Display {
+pub(super) struct Display {
     terminal: bool,
     bar: Option<(String, ProgressBar)>,
 }
 
 impl Display {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { terminal: io::stderr().is_terminal(), bar: None }
     }
 
-    fn show(&mut self, progress: &Progress) {
+    pub(super) fn show(&mut self, progress: &Progress) {
         if !self.terminal {
             if progress.done == progress.total {
                 let unit = match progress.stage.as_str() {
@@ -208,7 +208,7 @@ impl Display {
         }
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -292,7 +292,7 @@ pub(super) fn name(dataplane: crate::model::Dataplane) -> &'static str {
     }
 }
 
-fn times(timings: &Timings) -> String {
+pub(super) fn times(timings: &Timings) -> String {
     let total: f64 = timings.iter().map(|t| t.ms).sum();
     let stages: Vec<String> = timings.iter().map(|t| format!("{} {}", t.stage, time(t.ms))).collect();
     format!("{} in {}", stages.join(", "), time(total))

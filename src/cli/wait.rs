@@ -24,7 +24,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct TimeoutArg {
     /// How long routing may take to settle, such as 30s; by default longer the larger the lab
     #[arg(long, value_parser = time)]

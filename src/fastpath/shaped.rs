@@ -147,6 +147,19 @@ impl Devices {
         self.all[i].shaper.change(Impairment::default());
     }
 
+    /// Those that are impaired and not among `wanted`.
+    pub(super) fn all_but(&self, wanted: &[ShapedDevice]) -> Vec<ShapedDevice> {
+        let place = |d: &ShapedDevice| (d.netns.clone(), d.dev.clone());
+        let gone = |d: &&Device| d.tap.is_some() && !wanted.iter().any(|w| place(w) == place(&d.what));
+        self.all.iter().filter(gone).map(|d| d.what.clone()).collect()
+    }
+
+    /// Whether the device does what is wanted.
+    pub(super) fn does(&self, wanted: &ShapedDevice) -> bool {
+        let known = self.position(wanted).map(|i| &self.all[i]);
+        known.is_some_and(|d| d.tap.is_some() && d.shaper.impairment() == wanted.impair)
+    }
+
     /// Whether the device has been made anew since it was impaired.
     pub(super) fn is_stale(&self, what: &ShapedDevice) -> bool {
         let Some(known) = self.position(what).map(|i| &self.all[i]) else { return false };

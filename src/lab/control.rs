@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::course::{Exit, State};
 use crate::error::{Context, Error, Kind, Result};
+use crate::plan;
 
 /// How long a client waits: longer than a service may take to end and to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +43,16 @@ pub enum Request {
     Restart {
         service: String,
     },
+    /// Of the services of nodes, keep these and no others; answered when the others have ended.
+    Keep {
+        services: Vec<plan::Service>,
+    },
+    /// Take these on, unless they are there; answered when they have settled.
+    Take {
+        services: Vec<plan::Service>,
+    },
+    /// Starts what carries IS-IS over virtual links where none runs.
+    Adapter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,6 +23,11 @@ pub(super) const STATE: &str = "state.yaml";
 pub(super) const STATE_UNFINISHED: &str = "state.yaml.new";
 pub(super) const FAULTS: &str = "faults.json";
 pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
+pub(super) const PLAN: &str = "plan.json";
+/// What files on their way to their names are called, behind these.
+pub(super) const HALF: &str = ".half";
+const HALVES: [&str; 4] = ["plan.json.half", "plan.json.new.half", "names.json.half", "isis.json.half"];
+pub(super) const PLAN_UNFINISHED: &str = "plan.json.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
 pub(super) const NAMES: &str = "names.json";
@@ -31,7 +36,7 @@ pub(super) const FASTPATH_UNFINISHED: &str = "fastpath.json.new";
 pub(super) const CONTROL: &str = "fastpath.sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 11] = [
+const FILES: [&str; 13] = [
     STATE,
     STATE_UNFINISHED,
     FAULTS,
@@ -43,6 +48,8 @@ const FILES: [&str; 11] = [
     ISIS,
     CONTROL,
     INIT,
+    PLAN,
+    PLAN_UNFINISHED,
 ];
 /// What the watcher calls itself, prctl(2) PR_SET_NAME.
 pub(super) const WATCHER: &str = "vilab-watcher";
@@ -148,7 +155,7 @@ fn same_file(file: &File, path: &Path) -> bool {
 
 /// Removes what labs keep beside the lock, and nothing that is not theirs.
 fn empty(dir: &Path) -> io::Result<()> {
-    for name in FILES {
+    for name in FILES.iter().chain(&HALVES) {
         absent_is_fine(fs::remove_file(dir.join(name)))?;
     }
     absent_is_fine(fs::remove_dir(dir.join(NAMESPACES)))?;

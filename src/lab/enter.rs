@@ -158,6 +158,21 @@ impl Nodes {
     }
 }
 
+/// Calls `f` in a node, on a thread that ends; the caller is in the lab's mount namespace.
+///
+/// # Errors
+/// If the node cannot be entered.
+pub(super) fn inside<T: Send>(dir: &Path, netns: &str, f: impl FnOnce() -> T + Send) -> Result<T> {
+    let enter = || {
+        let net = File::open(super::namespaces_dir(dir).join(netns))?;
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(net, CloneFlags::CLONE_NEWNET)?;
+        settle(dir, netns)
+    };
+    on_thread(|| enter().map(|()| f()))
+        .doing(Kind::Environment, || format!("cannot enter {}", apply::place(netns)))
+}
+
 /// Calls `f` on a thread of its own, which may be left anywhere.
 fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(f).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

@@ -71,14 +71,14 @@ impl Running {
         enact(&faults).or_else(|e| self.write_faults(&before).and(Err(e)))
     }
 
-    /// A lock on the lab's directory, which nobody else takes.
-    fn turn(&self, how: FlockArg) -> Result<Flock<File>> {
+    /// A lock on the lab's directory: whoever changes the lab takes it.
+    pub(super) fn turn(&self, how: FlockArg) -> Result<Flock<File>> {
         let what = || format!("cannot lock the state of lab {}", self.name());
         let dir = File::open(self.dir()).doing(Kind::Environment, what)?;
         Flock::lock(dir, how).map_err(|(_, e)| e).doing(Kind::Environment, what)
     }
 
-    fn read_faults(&self) -> Result<Faults> {
+    pub(super) fn read_faults(&self) -> Result<Faults> {
         let what = || format!("cannot read what is down in lab {}", self.name());
         match fs::read(self.dir().join(FAULTS)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Faults::default()),

@@ -44,8 +44,8 @@ pub(super) struct Own {
 }
 
 pub(super) const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subcommand: ENGINE };
-const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
-const ADAPTER: Own = Own { name: "isis", what: "IS-IS adapter", subcommand: ISIS };
+pub(super) const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
+pub(super) const ADAPTER: Own = Own { name: "isis", what: "IS-IS adapter", subcommand: ISIS };
 
 /// How long one of them may take until it does its work.
 const OWN_START: Duration = Duration::from_secs(30);
@@ -99,6 +99,7 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
         .doing(Kind::Bug, || "cannot read the plan".into())?;
     nix::unistd::sethostname(&job.lab.name).doing(Kind::Environment, building)?;
     let (namespaces, nodes) = prepare(dir, &job).doing(Kind::Environment, building)?;
+    super::change::write_plan(dir, &job.plan).doing(Kind::Environment, building)?;
     let mut timings = apply::run(&job.plan, &namespaces, &mut tell)?;
     let home = job.file.parent().unwrap_or(Path::new("/"));
     let mut supervisor =

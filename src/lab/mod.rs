@@ -13,6 +13,7 @@
 //! directory when init has died; and what a killed watcher leaves there, whose lock is free, the next command
 //! removes.
 
+pub mod change;
 pub mod control;
 pub mod course;
 mod dir;
@@ -27,6 +28,7 @@ pub mod message;
 pub mod mounts;
 pub mod namespaces;
 mod ready;
+mod reconfigure;
 mod running;
 mod service;
 mod start;
@@ -39,7 +41,7 @@ pub mod watcher;
 use std::path::{Path, PathBuf};
 
 pub use enter::run_in;
-pub use file::load;
+pub use file::{load, load_with};
 pub use message::Message;
 pub use namespaces::Namespaces;
 pub use running::{Running, clear, end, names};

@@ -111,6 +111,14 @@ impl Running {
         super::engine::config_file(&self.dir).exists().then(|| super::control_socket(&self.dir))
     }
 
+    /// What the engine has been told, if one runs.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn engine_config(&self) -> Result<Option<Config>> {
+        self.fastpath_control().map(|_| super::engine::read_config(&self.dir)).transpose()
+    }
+
     /// Has init start the engine, where none runs.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 //! reaps orphans and answers requests. Services go in; it ends when the watcher does. It never polls while there is
 //! nothing to wait for but events, and then uses no time at all.
 
+mod exchange;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -59,6 +61,7 @@ pub(super) struct Supervisor {
     children: SignalFd,
     control: Server,
     pending: Vec<Pending>,
+    exchanges: Vec<exchange::Exchange>,
     /// Another thread of init waits for children of its own: only those known here are reaped.
     shared: bool,
 }
@@ -97,6 +100,7 @@ impl Supervisor {
             children,
             control,
             pending: Vec::new(),
+            exchanges: Vec::new(),
             shared: false,
         })
     }
@@ -234,6 +238,7 @@ impl Supervisor {
         self.start();
         self.ask();
         self.answer_pending();
+        self.answer_exchanges();
     }
 
     /// Waits for something to happen, until `limit` at most, and deals with it.
@@ -457,10 +462,13 @@ impl Supervisor {
             Request::Services => {
                 return Some(Reply::Services(self.services.values().map(Service::status).collect()));
             }
-            Request::Engine => return Some(self.engine()),
+            Request::Engine => return Some(self.own(&init::FASTPATH)),
+            Request::Adapter => return Some(self.own(&init::ADAPTER)),
             Request::Start { service } => (service, Event::Start, true),
             Request::Stop { service } => (service, Event::Stop, false),
             Request::Restart { service } => (service, Event::Restart, true),
+            Request::Keep { services } => return self.keep(client, services),
+            Request::Take { services } => return self.take_on(client, services),
         };
         let Some((id, service)) = self.services.iter_mut().find(|(_, s)| s.what.name == *name) else {
             return Some(Reply::Refused(format!("the lab has no service `{name}`")));
@@ -477,13 +485,13 @@ impl Supervisor {
         None
     }
 
-    /// Starts the engine where there is none; it is looked after like any service from then on.
-    fn engine(&mut self) -> Reply {
-        if self.services.values().any(|s| s.what.name == init::FASTPATH.name) {
+    /// Starts one of the lab's own processes where there is none; it is looked after like any service from then on.
+    fn own(&mut self, own: &init::Own) -> Reply {
+        if self.services.values().any(|s| !s.in_node && s.what.name == own.name) {
             return Reply::Done;
         }
         let dir = self.nodes.dir().to_owned();
-        match init::start_own(self, &dir, &init::FASTPATH) {
+        match init::start_own(self, &dir, own) {
             Ok(()) => Reply::Done,
             Err(e) => Reply::Refused(e.to_string()),
         }

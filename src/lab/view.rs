@@ -86,6 +86,14 @@ impl Views {
         fs::write(self.manifest(netns), serde_json::to_vec(&manifest)?)
     }
 
+    /// Forgets the view of a node that has gone.
+    pub(super) fn remove(&self, netns: &str) -> io::Result<()> {
+        match fs::remove_dir_all(self.dir.join(netns)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the caller, which has mount and UTS namespaces of its own, the host name and the view of `netns`.
     pub(super) fn enter(&self, netns: &str) -> io::Result<()> {
         let manifest: Manifest = serde_json::from_slice(&fs::read(self.manifest(netns))?)?;

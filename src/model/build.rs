@@ -45,6 +45,7 @@ pub fn build(flat: &FlatLab, source: &str, errors: Errors, running: Option<&Lab>
     }
     if sound && builder.errors.is_empty() {
         builder.devices();
+        builder.first_addresses();
         builder.protocols();
         builder.mtus();
     }
@@ -735,6 +736,21 @@ impl<'a> Builder<'a> {
             };
             for title in protocol::refusals(&self.lab, &self.lab.networks[index]) {
                 self.error("routing", span, title);
+            }
+        }
+    }
+
+    /// A router that runs already goes by the address that it went by: the end that has it comes first.
+    fn first_addresses(&mut self) {
+        for net in 0..self.lab.networks.len() {
+            for index in 0..self.lab.networks[net].nodes.len() {
+                let network = &self.lab.networks[net];
+                let node = &network.nodes[index];
+                let Some(was) = self.leases.address(&network.name, &node.name) else { continue };
+                let found = node.ends.iter().position(|e| self.lab.end(*e).addr == was);
+                if let Some(at) = found.filter(|_| node.host.is_none()) {
+                    self.lab.networks[net].nodes[index].ends[..=at].rotate_right(1);
+                }
             }
         }
     }

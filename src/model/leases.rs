@@ -51,6 +51,13 @@ impl<'a> Leases<'a> {
         self.hosts.get(&(net, node)).copied()
     }
 
+    /// The address that the name of a running node stands for.
+    pub(super) fn address(&self, net: &str, node: &str) -> Option<Ipv4Addr> {
+        let running = self.lab?;
+        let found = self.networks.get(net)?.nodes.iter().find(|n| n.name == node)?;
+        running.address(found.id)
+    }
+
     /// The running link of the same name between nodes of the same names.
     pub(super) fn link(&self, lab: &Lab, id: LinkId) -> Option<&'a Link> {
         let wanted = lab.link(id);

@@ -4,6 +4,7 @@
 pub mod address;
 mod bind;
 mod build;
+mod difference;
 mod find;
 mod gateway;
 pub mod impair;
@@ -19,6 +20,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use build::build;
+pub use difference::{Difference, Fate, differences};
 pub use gateway::{External, GATEWAYS, Gateway};
 pub use impair::{LinkMeasured, Measured};
 
@@ -206,7 +208,7 @@ pub struct Node {
     /// /32s on `lo` that are link addresses of links of VIs stacked on this one (the upper VI's link layer is
     /// this network layer: paper, Figure 10).
     pub stacked: Vec<Ipv4Addr>,
-    /// Its interfaces, in link order.
+    /// Its interfaces, in link order; first the one by whose address a router goes, see [`Lab::address`].
     pub ends: Vec<EndId>,
     /// Its ends of gateways, in their order: interfaces too, but of no link of its network.
     pub wires: Vec<EndId>,

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use netlink_packet_xfrm::constants::{AF_INET, XFRM_POLICY_IN, XFRM_POLICY_OUT};
 use netlink_packet_xfrm::{Address, Selector, UserPolicyId, UserSaId, XfrmMessage, policy, state};
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_core::NLM_F_DUMP;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope, RouteType};
@@ -22,12 +22,6 @@ use crate::plan::Direction;
 const HOST: u8 = 32;
 
 impl Request {
-    /// The same request, which takes the place of what is there instead of being refused.
-    #[must_use]
-    pub fn replacing(self) -> Self {
-        Self { flags: (self.flags & !NLM_F_EXCL) | NLM_F_CREATE | NLM_F_REPLACE, ..self }
-    }
-
     fn del(message: RouteNetlinkMessage) -> Self {
         Self { message, flags: 0 }
     }

@@ -70,6 +70,16 @@ impl Request {
         Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_EXCL }
     }
 
+    /// Undoes [`Request::add_redirect`].
+    #[must_use]
+    pub fn del_filter(index: u32, hook: Hook, protocol: u16) -> Self {
+        let mut message = filter(index);
+        message.header.parent = parent(hook);
+        message.header.handle = TcHandle { major: 0, minor: 0 };
+        message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(protocol.to_be());
+        Self { message: RouteNetlinkMessage::DelTrafficFilter(message), flags: 0 }
+    }
+
     /// Undoes [`Request::set_redirect`].
     #[must_use]
     pub fn del_redirect(index: u32) -> Self {

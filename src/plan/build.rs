@@ -307,12 +307,8 @@ impl<'a> Planner<'a> {
 
     /// Where a link is impaired or must break nesting, and the kernel does that.
     fn netem(&self, link: &Link, side: usize) -> Option<Op> {
-        let (to, end) = (&link.impair[side], EndId { link: link.id, side });
-        let needed = !to.is_none() || (link.id.net != BASE && needs_break(self.lab, link.id.net));
-        match super::way(self.lab, self.dataplanes, self.machine.netem, end, to) {
-            Way::Netem { ns, dev, netem } if needed => Some(Op::AddNetem { ns, dev, netem }),
-            Way::Netem { .. } | Way::Interface { .. } | Way::Device { .. } => None,
-        }
+        let end = EndId { link: link.id, side };
+        super::impair::qdisc(self.lab, self.dataplanes, self.machine.netem, end, &link.impair[side])
     }
 
     /// Whether a test impairs a device of the kernel by way of the engine.

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::things::{self, Device, Key, Thing, Things};
-use super::{Direction, Hop, Op, Plan, Stage};
+use super::{Direction, FILTER_PRIORITY, Hook, Hop, Op, Plan, Stage};
 
 /// Keys that the kernel sets anew when forwarding is switched (`inet_forward_change` in Linux).
 const RESET_BY_FORWARDING: [&str; 2] = ["accept_redirects", "forwarding"];
@@ -44,6 +44,12 @@ pub enum Removal {
     Device {
         ns: String,
         dev: String,
+    },
+    Redirect {
+        ns: String,
+        dev: String,
+        hook: Hook,
+        protocol: u16,
     },
     Policy {
         ns: String,
@@ -126,6 +132,8 @@ fn op_namespaces(op: &Op) -> Vec<String> {
         | Op::AddTun { ns, .. }
         | Op::SetUp { ns, .. }
         | Op::AddNetem { ns, .. }
+        | Op::AddHooks { ns, .. }
+        | Op::AddRedirect { ns, .. }
         | Op::AddRoute { ns, .. }
         | Op::AddUnreachable { ns, .. }
         | Op::AddAssociation { ns, .. }
@@ -144,6 +152,7 @@ impl Removal {
             | Self::Qdisc { ns, .. }
             | Self::Addr { ns, .. }
             | Self::Device { ns, .. }
+            | Self::Redirect { ns, .. }
             | Self::Policy { ns, .. }
             | Self::Association { ns, .. }
             | Self::Table { ns, .. }
@@ -156,7 +165,7 @@ impl Removal {
     fn rank(&self) -> usize {
         match self {
             Self::Route { .. } => 0,
-            Self::Neighbour { .. } | Self::Qdisc { .. } => 1,
+            Self::Neighbour { .. } | Self::Qdisc { .. } | Self::Redirect { .. } => 1,
             Self::Addr { .. } => 2,
             Self::Device { .. } => 3,
             Self::Policy { .. } => 4,
@@ -378,6 +387,11 @@ impl<'a> Differ<'a> {
             Key::Addr(_, dev, addr) if !self.stays(thing) && !self.is_broken(&ns, &dev) => {
                 Some(Removal::Addr { ns, dev, addr })
             }
+            Key::Redirect(_, dev, hook) if !self.is_broken(&ns, &dev) => {
+                let Some(Op::AddRedirect { to, protocol, .. }) = thing.value.first() else { return None };
+                let goes = !self.stays(thing) || self.is_broken(&ns, to);
+                goes.then_some(Removal::Redirect { ns, dev, hook, protocol: *protocol })
+            }
             Key::Policy(_, src, dst, direction) if !self.stays(thing) => {
                 Some(Removal::Policy { ns, src, dst, direction })
             }
@@ -392,6 +406,8 @@ impl<'a> Differ<'a> {
             | Key::Device(..)
             | Key::Settings(..)
             | Key::Qdisc(..)
+            | Key::Hooks(..)
+            | Key::Redirect(..)
             | Key::Addr(..)
             | Key::Neighbour(..)
             | Key::Route(..)
@@ -458,6 +474,14 @@ impl<'a> Differ<'a> {
             Key::Device(_, dev) if self.is_broken(ns, dev) => Fate::Set,
             Key::Addr(_, dev, _) if !same || self.is_broken(ns, dev) => Fate::Set,
             Key::Policy(..) | Key::Association(..) if !same => Fate::Set,
+            Key::Hooks(_, dev) if !same || self.is_broken(ns, dev) => Fate::Set,
+            Key::Redirect(_, dev, _) => match new.value.first() {
+                Some(Op::AddRedirect { to, .. }) if same => {
+                    let goes = self.is_broken(ns, dev) || self.is_broken(ns, to);
+                    if goes { Fate::Set } else { Fate::Stays }
+                }
+                _ => Fate::Set,
+            },
             Key::Settings(_, dev) | Key::Qdisc(_, dev) if self.is_broken(ns, dev) => Fate::Set,
             Key::Settings(_, dev) if !same => match new.value.first() {
                 Some(Op::SetUp { mtu, .. }) if self.old.has(&Key::Device(ns.to_owned(), dev.clone())) => {
@@ -475,6 +499,7 @@ impl<'a> Differ<'a> {
             | Key::Device(..)
             | Key::Settings(..)
             | Key::Qdisc(..)
+            | Key::Hooks(..)
             | Key::Addr(..)
             | Key::Neighbour(..)
             | Key::Route(..)
@@ -576,6 +601,12 @@ impl fmt::Display for Removal {
             Self::Qdisc { ns, dev } => write!(f, "tc -n {ns} qdisc del dev {dev} root"),
             Self::Addr { ns, dev, addr } => write!(f, "ip -n {ns} addr del {addr} dev {dev}"),
             Self::Device { ns, dev } => write!(f, "ip -n {ns} link del dev {dev}"),
+            Self::Redirect { ns, dev, hook, protocol } => {
+                write!(
+                    f,
+                    "tc -n {ns} filter del dev {dev} {hook} prio {FILTER_PRIORITY} protocol {protocol:#06x}"
+                )
+            }
             Self::Policy { ns, src, dst, direction } => {
                 write!(f, "ip -n {ns} xfrm policy del src {src}/32 dst {dst}/32 proto 4 dir {direction}")
             }
@@ -616,6 +647,8 @@ impl Change {
             | Op::AddVeth { .. }
             | Op::AddAddr { .. }
             | Op::AddNetem { .. }
+            | Op::AddHooks { .. }
+            | Op::AddRedirect { .. }
             | Op::AddIpip { .. }
             | Op::AddTun { .. }
             | Op::MoveLink { .. }

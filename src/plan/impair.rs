@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::build::needs_break;
+use super::{Op, Plan, Stage};
 use crate::fastpath::Config;
 use crate::fastpath::config::ShapedDevice;
 use crate::model::{BASE, Dataplane, EndId, Impairment, Lab};
@@ -94,6 +95,37 @@ pub fn impair(lab: &Lab, dataplanes: &[Dataplane], netem: bool, config: &mut Con
             }
             Way::Device { .. } => {}
         }
+    }
+}
+
+/// The plan of a lab whose impairments have been changed since it came up.
+#[must_use]
+pub fn impaired(plan: &Plan, lab: &Lab, config: Option<Config>) -> Plan {
+    let mut plan = plan.clone();
+    for stage in &mut plan.stages {
+        stage.ops.retain(|op| !matches!(op, Op::AddNetem { .. }));
+    }
+    let links = lab.networks.iter().flat_map(|n| &n.links);
+    let ends = links.flat_map(|link| [0, 1].map(|side| (EndId { link: link.id, side }, link.impair[side])));
+    let qdiscs = ends.filter_map(|(end, to)| qdisc(lab, &plan.dataplanes, plan.netem, end, &to));
+    let ops = qdiscs.collect();
+    plan.stages.push(Stage { name: "impairments".to_owned(), ops });
+    plan.fastpath = config;
+    plan
+}
+
+/// What the kernel is given for what leaves an end, if it is impaired or must break nesting.
+pub(super) fn qdisc(
+    lab: &Lab,
+    dataplanes: &[Dataplane],
+    netem: bool,
+    end: EndId,
+    to: &Impairment,
+) -> Option<Op> {
+    let needed = !to.is_none() || (end.link.net != BASE && needs_break(lab, end.link.net));
+    match way(lab, dataplanes, netem, end, to) {
+        Way::Netem { ns, dev, netem } if needed => Some(Op::AddNetem { ns, dev, netem }),
+        Way::Netem { .. } | Way::Interface { .. } | Way::Device { .. } => None,
     }
 }
 

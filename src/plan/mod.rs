@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{build, routes};
 pub use diff::{Change, Removal, Resize, diff};
-pub use impair::{Netem, Way, impair, way};
+pub use impair::{Netem, Way, impair, impaired, way};
 pub use restore::restored;
 pub use things::Key;
 
@@ -134,7 +134,7 @@ pub enum Direction {
 pub const FILTER_PRIORITY: u16 = 0xfe00;
 
 /// Where a filter sees packets of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Hook {
     Ingress,
     Egress,

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Direction, Op, Plan};
+use super::{Direction, Hook, Op, Plan};
 
 /// What the kernel has one of at most. The first string is the namespace, the second the device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub enum Key {
     /// MTU and state of a device.
     Settings(String, String),
     Qdisc(String, String),
+    /// clsact.
+    Hooks(String, String),
+    Redirect(String, String, Hook),
     Addr(String, String, Ipv4Net),
     Neighbour(String, String, Ipv4Addr),
     Route(String, Ipv4Net),
@@ -40,6 +43,8 @@ impl Key {
             | Self::Device(ns, _)
             | Self::Settings(ns, _)
             | Self::Qdisc(ns, _)
+            | Self::Hooks(ns, _)
+            | Self::Redirect(ns, ..)
             | Self::Addr(ns, _, _)
             | Self::Neighbour(ns, _, _)
             | Self::Route(ns, _)
@@ -125,9 +130,13 @@ impl Things {
             }
             Op::AddIpip { ns, dev, .. } => self.put(Key::Device(ns.clone(), dev.clone()), op.clone(), at),
             Op::MoveLink { ns, dev, to, name } => self.moved(ns, dev, to, name, at),
-            Op::AddTun { ns, dev } => self.put(Key::Device(ns.clone(), dev.clone()), op.clone(), at),
+            Op::AddTun { ns, dev, .. } => self.put(Key::Device(ns.clone(), dev.clone()), op.clone(), at),
             Op::SetUp { ns, dev, mtu } => self.settings(ns, dev, *mtu, Some(at)),
             Op::AddNetem { ns, dev, .. } => self.put(Key::Qdisc(ns.clone(), dev.clone()), op.clone(), at),
+            Op::AddHooks { ns, dev } => self.put(Key::Hooks(ns.clone(), dev.clone()), op.clone(), at),
+            Op::AddRedirect { ns, dev, hook, .. } => {
+                self.put(Key::Redirect(ns.clone(), dev.clone(), *hook), op.clone(), at);
+            }
             Op::AddAddr { ns, dev, addr, .. } => {
                 self.put(Key::Addr(ns.clone(), dev.clone(), *addr), op.clone(), at);
             }

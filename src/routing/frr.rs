@@ -203,7 +203,7 @@ impl<'a> This<'a> {
         if self.leads_anywhere() {
             text.push_str(" default-information originate ipv4 level-2\n");
         }
-        let _ = write!(text, " net {ISIS_AREA}.{}.00\nexit\n", system_id(self.node.id));
+        let _ = write!(text, " net {ISIS_AREA}.{}.00\nexit\n", system_id(self.lab.address(self.node.id)));
         let _ = write!(text, "interface lo\n ip router isis {ISIS_TAG}\n isis passive\nexit\n");
         for Neighbour { dev, link, .. } in self.ends() {
             let _ = write!(
@@ -245,7 +245,7 @@ impl<'a> This<'a> {
     }
 
     fn bgp(&self, id: Ipv4Addr) -> String {
-        let own = as_number(self.node.id);
+        let own = as_number(Some(id));
         let mut text = self.lists(self.own_prefixes());
         let mut costs: Vec<u32> = self.ends().map(|n| n.link.cost).filter(|cost| *cost > 1).collect();
         costs.sort_unstable();
@@ -307,18 +307,18 @@ impl<'a> Neighbour<'a> {
             dev: &near.dev,
             own: near.addr,
             addr: far.addr,
-            number: as_number(far.node),
+            number: as_number(lab.address(far.node)),
         }
     }
 }
 
-/// One AS for each node, unique in its network.
-fn as_number(node: NodeId) -> u32 {
-    FIRST_AS + u32::try_from(node.index).unwrap_or(u32::MAX - FIRST_AS)
+/// One AS for each node, unique in its network: private addresses (RFC 1918) differ in these bits.
+fn as_number(addr: Option<Ipv4Addr>) -> u32 {
+    FIRST_AS + (addr.map_or(0, u32::from) & 0x03ff_ffff)
 }
 
 /// Six bytes as IS-IS writes them, unique in the network and not zero.
-fn system_id(node: NodeId) -> String {
-    let digits = format!("{:012x}", node.index + 1);
+fn system_id(addr: Option<Ipv4Addr>) -> String {
+    let digits = format!("{:012x}", addr.map_or(0, u32::from));
     format!("{}.{}.{}", &digits[..4], &digits[4..8], &digits[8..])
 }

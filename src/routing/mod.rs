@@ -5,6 +5,7 @@ mod faults;
 pub mod frr;
 mod journey;
 pub mod protocol;
+pub mod reconfigure;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

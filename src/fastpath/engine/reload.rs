@@ -49,7 +49,7 @@ impl Engine {
             self.follow(partition)?;
             self.carry_waiting()?;
         }
-        self.reshape(&old, &new)
+        self.reshape()
     }
 
     /// Carries what waits, once.
@@ -186,20 +186,17 @@ impl Engine {
 
     /// Devices of the kernel: those that are impaired no more, those whose impairment differs, and those that have been
     /// made anew.
-    fn reshape(&mut self, old: &Config, new: &Config) -> Result<()> {
-        let place = |d: &crate::fastpath::config::ShapedDevice| (d.netns.clone(), d.dev.clone());
-        let wanted: BTreeMap<_, _> = new.devices.iter().map(|d| (place(d), d)).collect();
-        let before: BTreeMap<_, _> = old.devices.iter().map(|d| (place(d), d)).collect();
-        for gone in old.devices.iter().filter(|d| !wanted.contains_key(&place(d))) {
-            self.shaped.forget(gone);
+    fn reshape(&mut self) -> Result<()> {
+        let wanted = self.config.devices.clone();
+        for gone in self.shaped.all_but(&wanted) {
+            self.shaped.forget(&gone);
         }
-        for device in &new.devices {
-            let anew = self.shaped.is_stale(device);
-            if anew {
-                self.shaped.forget(device);
+        for device in wanted {
+            if self.shaped.is_stale(&device) {
+                self.shaped.forget(&device);
             }
-            if anew || before.get(&place(device)).is_none_or(|was| was.impair != device.impair) {
-                self.shape(device.clone())?;
+            if !self.shaped.does(&device) {
+                self.shape(device)?;
             }
         }
         Ok(())

@@ -87,11 +87,10 @@ impl Forwarder {
             let (before, was, is) = (&mut self.interfaces[at], &old.interfaces[at], &new.interfaces[index]);
             interface.device = before.device;
             interface.shaper = before.shaper.take();
-            if was.impair != is.impair {
-                match &mut interface.shaper {
-                    Some(shaper) => shaper.change(is.impair),
-                    None => interface.shaper = shaper_for(is.impair),
-                }
+            match &mut interface.shaper {
+                Some(shaper) if shaper.impairment() == is.impair => {}
+                Some(shaper) => shaper.change(is.impair),
+                None => interface.shaper = shaper_for(is.impair),
             }
             if same_link(was, is) {
                 interface.protection = before.protection.take();
