@@ -110,11 +110,9 @@ impl Linux {
     fn remove_devices(&mut self, removals: &[&Removal]) -> Result<()> {
         let there: Vec<(&str, &str, &Removal)> = removals
             .iter()
-            .filter_map(|removal| match removal {
-                Removal::Device { ns, dev } if self.index(ns, dev).is_ok() => {
-                    Some((ns.as_str(), dev.as_str(), *removal))
-                }
-                _ => None,
+            .filter_map(|removal| {
+                let Removal::Device { ns, dev } = removal else { return None };
+                self.index(ns, dev).is_ok().then_some((ns.as_str(), dev.as_str(), *removal))
             })
             .collect();
         let namespaces = self.namespaces();

@@ -362,12 +362,12 @@ fn open_netns(namespaces: &Namespaces, name: &str) -> Result<(Netns, Vec<(String
     let file = File::open(namespaces.path(name)).doing(Kind::Kernel, what)?;
     let mut socket = Socket::open().doing(Kind::Kernel, what)?;
     let links = socket.dump(&Request::dump_links()).doing(Kind::Kernel, what)?;
-    let named = |message: &RouteNetlinkMessage| match message {
-        RouteNetlinkMessage::NewLink(link) => link.attributes.iter().find_map(|a| match a {
-            LinkAttribute::IfName(name) => Some((name.clone(), link.header.index)),
-            _ => None,
-        }),
-        _ => None,
+    let named = |message: &RouteNetlinkMessage| {
+        let RouteNetlinkMessage::NewLink(link) = message else { return None };
+        link.attributes.iter().find_map(|a| {
+            let LinkAttribute::IfName(name) = a else { return None };
+            Some((name.clone(), link.header.index))
+        })
     };
     let devices = links.iter().filter_map(named).collect();
     Ok((Netns { file, socket }, devices))

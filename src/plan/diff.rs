@@ -259,9 +259,9 @@ impl<'a> Differ<'a> {
     fn find_broken(&mut self) {
         for thing in &self.old.things.all {
             if matches!(thing.key, Key::Device(..)) && !self.stays(thing) {
-                let ends = thing.keys().into_iter().filter_map(|k| match k {
-                    Key::Device(ns, dev) => Some((ns, dev)),
-                    _ => None,
+                let ends = thing.keys().into_iter().filter_map(|k| {
+                    let Key::Device(ns, dev) = k else { return None };
+                    Some((ns, dev))
                 });
                 self.broken.extend(ends);
             }
@@ -428,9 +428,9 @@ impl<'a> Differ<'a> {
     /// A tunnel of a change that was cut short may still be where it was made.
     fn half_made(&self, thing: &Thing) -> Option<Removal> {
         let unsure = thing.keys().iter().any(|k| self.old.unsure.contains(k));
-        let moved = thing.value.iter().find_map(|op| match op {
-            Op::MoveLink { ns, dev, .. } => Some((ns.clone(), dev.clone())),
-            _ => None,
+        let moved = thing.value.iter().find_map(|op| {
+            let Op::MoveLink { ns, dev, .. } = op else { return None };
+            Some((ns.clone(), dev.clone()))
         });
         let (ns, dev) = moved.filter(|_| unsure)?;
         self.is_wanted(&ns).then_some(Removal::Device { ns, dev })

@@ -68,6 +68,7 @@ pub(super) struct Thing {
     pub(super) made_by: Vec<(usize, usize)>,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all operations, two make a device in two places")]
 impl Thing {
     /// All places where the device is, or which it does not survive: the far end of a veth, the namespace that a
     /// tunnel was made in (with the name it had there).
@@ -196,6 +197,7 @@ impl Things {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all operations, two name a tunnel before it is moved")]
 /// Whether two things are the same: what a tunnel is called until it is moved makes no difference.
 pub(super) fn same(a: &Thing, b: &Thing) -> bool {
     let plain = |op: &Op| match op {

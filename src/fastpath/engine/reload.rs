@@ -23,6 +23,9 @@ struct Opened {
     tuns: BTreeMap<usize, OwnedFd>,
 }
 
+/// What the old configuration had and the new one has not.
+type LeftOver = (Vec<Option<OwnedFd>>, Vec<Option<Base>>, Vec<Option<Follower>>);
+
 impl Engine {
     /// Goes on as `new` says.
     ///
@@ -122,12 +125,7 @@ impl Engine {
     }
 
     /// Puts what has been opened and what stays in the order of `new`; gives back what is left over.
-    fn exchange(
-        &mut self,
-        new: &Config,
-        moves: &Moves,
-        mut opened: Opened,
-    ) -> (Vec<Option<OwnedFd>>, Vec<Option<Base>>, Vec<Option<Follower>>) {
+    fn exchange(&mut self, new: &Config, moves: &Moves, mut opened: Opened) -> LeftOver {
         let mut tuns: Vec<_> = std::mem::take(&mut self.tuns).into_iter().map(Some).collect();
         let mut bases: Vec<_> = std::mem::take(&mut self.bases).into_iter().map(Some).collect();
         let mut followers: Vec<_> = std::mem::take(&mut self.followers).into_iter().map(Some).collect();
