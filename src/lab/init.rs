@@ -52,7 +52,7 @@ const OWN_START: Duration = Duration::from_secs(30);
 /// How long services may take until they are ready; those of the network longer than until it has been verified.
 const SERVICE_START: Duration = Duration::from_secs(30);
 /// And for each of many that start at once: they share the processors.
-const SERVICE_SHARE: Duration = Duration::from_secs(1);
+const SERVICE_SHARE: Duration = Duration::from_secs(5);
 /// The stages of services.
 pub const NETWORK: &str = "services";
 pub const APPS: &str = "apps";
