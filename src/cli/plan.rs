@@ -32,5 +32,6 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         output::line(&format!("\n# {}", stage.name));
         stage.ops.iter().for_each(|op| output::line(&op.to_string()));
     }
+    plan.beside().iter().for_each(|line| output::line(line));
     Ok(DONE)
 }

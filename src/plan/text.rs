@@ -167,17 +167,24 @@ impl fmt::Display for Plan {
             writeln!(f, "# {}", stage.name)?;
             stage.ops.iter().try_for_each(|op| writeln!(f, "{op}"))?;
         }
-        if let Some(fastpath) = &self.fastpath {
+        self.beside().iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl Plan {
+    /// What runs beside the kernel, a comment line each, whatever its words hold.
+    #[must_use]
+    pub fn beside(&self) -> Vec<String> {
+        let fastpath = self.fastpath.iter().map(|fastpath| {
             let count = fastpath.interfaces.len();
-            writeln!(f, "# The fast path carries the {count} TUN devices above; `vilab up` runs it.")?;
-        }
-        for service in self.services.iter().chain(&self.apps) {
+            format!("# The fast path carries the {count} TUN devices above; `vilab up` runs it.")
+        });
+        let services = self.services.iter().chain(&self.apps).map(|service| {
             let words: Vec<String> = service.argv.iter().map(|word| quoted(word)).collect();
-            // A comment, whatever the words hold.
             let words = words.join(" ").replace('\n', "\\n");
-            writeln!(f, "# {} in {}, which `vilab up` runs: {words}", service.name, service.netns)?;
-        }
-        Ok(())
+            format!("# {} in {}, which `vilab up` runs: {words}", service.name, service.netns)
+        });
+        fastpath.chain(services).collect()
     }
 }
 
@@ -190,6 +197,20 @@ mod tests {
         assert_eq!(quoted("1"), "1");
         assert_eq!(quoted("4096 131072"), "'4096 131072'");
         assert_eq!(quoted("a'b; rm"), r"'a'\''b; rm'");
+    }
+
+    #[test]
+    fn what_runs_beside_the_kernel_is_a_comment() {
+        let service = crate::plan::Service {
+            name: "web".to_owned(),
+            netns: "v.blue.a".to_owned(),
+            argv: vec!["sh".to_owned(), "-c".to_owned(), "one\nrm two".to_owned()],
+            restart: crate::model::Restart::Never,
+            ready: None,
+            log: "web".to_owned(),
+        };
+        let plan = Plan { apps: vec![service], ..Plan::default() };
+        assert_eq!(plan.beside(), ["# web in v.blue.a, which `vilab up` runs: sh -c 'one\\nrm two'"]);
     }
 
     #[test]
