@@ -8,7 +8,6 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use super::Namespaces;
@@ -72,8 +71,8 @@ fn resolve(dir: &Path) -> Result<()> {
     names::run(&config, &Namespaces::at(super::namespaces_dir(dir)), announce)
 }
 
+/// It ends with the lab's PID namespace, and must not with the thread of init that started it, which ends at once.
 fn begin(name: &CStr) -> nix::Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
     prctl::set_name(name)
 }
 

@@ -6,7 +6,6 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
 
 use super::{Namespaces, engine};
 use crate::error::{Context, Kind, Result};
@@ -26,7 +25,6 @@ pub fn run(dir: &Path) -> Result<()> {
 
 fn carry(dir: &Path) -> Result<()> {
     let what = || "cannot start IS-IS over virtual links".to_owned();
-    prctl::set_pdeathsig(Signal::SIGKILL).doing(Kind::Environment, what)?;
     prctl::set_name(c"vilab-isis").doing(Kind::Environment, what)?;
     let file = File::open(config_file(dir)).doing(Kind::Environment, what)?;
     let config: Config = serde_json::from_reader(BufReader::new(file)).doing(Kind::Bug, what)?;
