@@ -92,7 +92,7 @@ fn daemons_that_start_anew_leave_the_links_as_they_are() {
         let up = Up::new(&name, LAB, dataplane);
         let before = devices(&up.running());
         assert!(before["one/b"].contains("v-a") && before["one/b"].contains("v-c"));
-        for service in ["ospfd@one/b", "ripd@two/b", "bgpd@three/b"] {
+        for service in ["ospfd@one/b", "zebra@one/b", "ripd@two/b", "bgpd@three/b"] {
             run(vilab().args(["restart", "-l", &name, service]));
         }
         assert_eq!(before, devices(&up.running()), "{dataplane}: at once");

@@ -44,6 +44,8 @@ pub(super) struct Service {
     /// Why it could not be started.
     unstarted: Option<String>,
     was_ready: bool,
+    /// How often it had been started, less one, when those behind it were told.
+    told: u32,
 }
 
 /// What every service of a lab is started with.
@@ -77,6 +79,7 @@ impl Service {
             output,
             unstarted: None,
             was_ready: false,
+            told: 0,
         })
     }
 
@@ -131,6 +134,16 @@ impl Service {
         let next = pause.map(|ms| format!("; it starts again in {ms} ms")).unwrap_or_default();
         self.note(&format!("it {exit}{next}"));
         act
+    }
+
+    /// Whether it runs anew, which those behind it have not been told; they are, from then on.
+    pub(super) fn is_anew(&mut self) -> bool {
+        let restarts = self.course.restarts();
+        let anew = self.course.state() == State::Running && restarts > self.told;
+        if anew {
+            self.told = restarts;
+        }
+        anew
     }
 
     pub(super) fn ready(&mut self, now: Instant) {
@@ -260,6 +273,7 @@ pub(super) fn own(name: &str, argv: Vec<String>) -> plan::Service {
         argv,
         restart: Restart::Always,
         ready: None,
+        behind: None,
         log: name.to_owned(),
     }
 }
@@ -279,6 +293,7 @@ mod tests {
             argv: vec!["true".into()],
             restart: Restart::OnFailure,
             ready,
+            behind: None,
             log: "web".into(),
         };
         let around = Surroundings { lab: "one".into(), home: "/".into(), logs: dir.to_owned() };
@@ -288,6 +303,23 @@ mod tests {
     fn up(service: &mut Service) {
         let started = Started { pid: Pid::from_raw(i32::MAX), tables: Vec::new() };
         service.started(Ok(started), Instant::now());
+    }
+
+    #[test]
+    fn those_behind_it_are_told_of_each_new_start_once_when_it_is_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut zebra = service(dir.path(), Some(Ready::Tcp(80)));
+        up(&mut zebra);
+        zebra.ready(Instant::now());
+        assert!(!zebra.is_anew(), "the first start is nothing new");
+        for _ in 0..2 {
+            zebra.ended(Exit::Signal(9), Instant::now());
+            up(&mut zebra);
+            assert!(!zebra.is_anew(), "it is not ready");
+            zebra.ready(Instant::now());
+            assert!(zebra.is_anew());
+            assert!(!zebra.is_anew());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod exchange;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -235,6 +235,7 @@ impl Supervisor {
     /// Does what is due.
     fn advance(&mut self) {
         self.due();
+        self.renew();
         self.start();
         self.ask();
         self.answer_pending();
@@ -295,6 +296,22 @@ impl Supervisor {
                 let act = service.course.handle(Event::Due, now);
                 carry_out(service, act);
             }
+        }
+    }
+
+    /// Starts those anew whose service has been started anew.
+    fn renew(&mut self) {
+        let anew: BTreeSet<String> =
+            self.services.values_mut().filter_map(|s| s.is_anew().then(|| s.what.name.clone())).collect();
+        if anew.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let runs = |s: &&mut Service| matches!(s.course.state(), State::Starting | State::Running);
+        let behind = |s: &&mut Service| s.what.behind.as_ref().is_some_and(|name| anew.contains(name));
+        for service in self.services.values_mut().filter(behind).filter(runs) {
+            let act = service.course.handle(Event::Restart, now);
+            carry_out(service, act);
         }
     }
 

@@ -148,6 +148,7 @@ fn app(lab: &Lab, app: &App) -> Service {
         argv: app.argv.clone(),
         restart: app.restart,
         ready: app.ready.clone(),
+        behind: None,
         log: app.name.clone(),
     }
 }

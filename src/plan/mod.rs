@@ -94,6 +94,8 @@ pub struct Service {
     pub argv: Vec<String>,
     pub restart: Restart,
     pub ready: Option<Ready>,
+    /// The service that it works for: when that has been started anew and is ready, so is this one started anew.
+    pub behind: Option<String>,
     /// File name of its log, without directory.
     pub log: String,
 }

@@ -17,6 +17,8 @@ const ONE_USER: [(&str, &str); 2] = [
 ];
 /// Descriptors of a daemon: it sizes its tables by them.
 const MOST_FDS: &str = "4096";
+/// The daemon that writes the routes of all the others.
+const ZEBRA: &str = "zebra";
 /// What a daemon prints when it listens.
 const LISTENS: &str = " starting: ";
 /// Memberships of one socket that a namespace allows from the start (`igmp_max_memberships`): a daemon has one socket
@@ -39,6 +41,8 @@ pub(super) fn services(lab: &Lab, node: NodeId, machine: &Machine) -> Result<Vec
         argv: argv(dir, daemon),
         restart: Restart::Always,
         ready: Some(Ready::Log(LISTENS.to_owned())),
+        // A protocol daemon does not give a new zebra the routes that it gave the old one.
+        behind: (daemon != ZEBRA).then(|| format!("{ZEBRA}@{}", lab.full_name(node))),
         log: format!("{daemon}@{netns}"),
     };
     Ok(daemons.into_iter().map(service).collect())
