@@ -506,6 +506,7 @@ impl Fake {
             step(self, resize.to_string(), &|f| f.get(&resize.ns, &resize.dev).map(|d| d.mtu = resize.mtu))?;
         }
         for op in change.stages.iter().flat_map(|s| &s.ops) {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "of all operations, three can replace")]
             let replaced = match op {
                 Op::AddRoute { ns, prefix, .. } | Op::AddUnreachable { ns, prefix } => {
                     change.replaced.contains(&plan::Key::Route(ns.clone(), *prefix))

@@ -129,6 +129,7 @@ impl Devices {
             Reason::ShapedOverflow,
             Reason::TxOverrun,
             Reason::TooBig,
+            Reason::BaseUnreachable,
             Reason::TxError,
         ];
         self.all.iter().flat_map(move |d| {

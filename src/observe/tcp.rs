@@ -7,11 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Context;
+use super::patience::Ways;
 use super::runner::Verdict;
 use crate::error::{Context as _, Kind, Result};
 use crate::model::NodeId;
 
-/// How long a connection may take to come to be, and the stream to stand still.
+/// How long a connection may take to come to be, and the stream to stand still, beside what impairments take.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the stream is measured, from its first byte.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -25,32 +26,39 @@ pub(crate) fn test(ctx: &Context<'_>, from: NodeId, to: NodeId, at_least: Option
     };
     let listener = ctx.namespaces.run(&ctx.lab.node(to).netns, || TcpListener::bind((address, 0)))?;
     let listener = listener.doing(Kind::Kernel, || format!("cannot listen on {}", ctx.lab.full_name(to)))?;
-    let connected = ctx.namespaces.run(&ctx.lab.node(from).netns, || connect(address, &listener))?;
-    Ok(match connected.and_then(|(sender, receiver)| stream(sender, receiver)) {
+    // Three ways of a handshake, or a lost packet that is sent again.
+    let patience = PATIENCE + 2 * Ways::there_and_back(ctx, [(from, to)]).time();
+    let connected =
+        ctx.namespaces.run(&ctx.lab.node(from).netns, || connect(address, &listener, patience))?;
+    Ok(match connected.and_then(|(sender, receiver)| stream(sender, receiver, patience)) {
         Ok(measured) => {
             let holds = at_least.is_none_or(|wanted| measured >= wanted);
             Verdict::of(holds, expected, rate(measured))
         }
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-            Verdict::of(false, expected, format!("nothing for {} s", PATIENCE.as_secs()))
+            Verdict::of(false, expected, format!("nothing for {} s", patience.as_secs()))
         }
         Err(e) => Verdict::of(false, expected, e.to_string()),
     })
 }
 
 /// The calling thread is where the sender is.
-fn connect(address: Ipv4Addr, listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
+fn connect(
+    address: Ipv4Addr,
+    listener: &TcpListener,
+    patience: Duration,
+) -> io::Result<(TcpStream, TcpStream)> {
     let to = SocketAddrV4::new(address, listener.local_addr()?.port());
-    let sender = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
+    let sender = TcpStream::connect_timeout(&to.into(), patience)?;
     // Connected, so that it is waiting to be accepted.
     let (receiver, _) = listener.accept()?;
     Ok((sender, receiver))
 }
 
 /// Bits a second that arrive.
-fn stream(sender: TcpStream, mut receiver: TcpStream) -> io::Result<u64> {
-    sender.set_write_timeout(Some(PATIENCE))?;
-    receiver.set_read_timeout(Some(PATIENCE))?;
+fn stream(sender: TcpStream, mut receiver: TcpStream, patience: Duration) -> io::Result<u64> {
+    sender.set_write_timeout(Some(patience))?;
+    receiver.set_read_timeout(Some(patience))?;
     thread::scope(|scope| {
         scope.spawn(|| {
             let chunk = vec![0; CHUNK];

@@ -175,16 +175,20 @@ impl Plan {
     /// What runs beside the kernel, a comment line each, whatever its words hold.
     #[must_use]
     pub fn beside(&self) -> Vec<String> {
-        let fastpath = self.fastpath.iter().map(|fastpath| {
-            let count = fastpath.interfaces.len();
+        let engine = self.fastpath.iter().filter(|c| !c.interfaces.is_empty()).map(|c| {
+            let count = c.interfaces.len();
             format!("# The fast path carries the {count} TUN devices above; `vilab up` runs it.")
+        });
+        let shaped = self.fastpath.iter().flat_map(|c| &c.devices).map(|device| {
+            let (dev, ns, impair) = (&device.dev, &device.netns, device.impair);
+            format!("# `vilab up` impairs {dev} in {ns} without netem: {impair}.")
         });
         let services = self.services.iter().chain(&self.apps).map(|service| {
             let words: Vec<String> = service.argv.iter().map(|word| quoted(word)).collect();
             let words = words.join(" ").replace('\n', "\\n");
             format!("# {} in {}, which `vilab up` runs: {words}", service.name, service.netns)
         });
-        fastpath.chain(services).collect()
+        engine.chain(shaped).chain(services).collect()
     }
 }
 
@@ -207,6 +211,7 @@ mod tests {
             argv: vec!["sh".to_owned(), "-c".to_owned(), "one\nrm two".to_owned()],
             restart: crate::model::Restart::Never,
             ready: None,
+            behind: None,
             log: "web".to_owned(),
         };
         let plan = Plan { apps: vec![service], ..Plan::default() };
