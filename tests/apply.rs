@@ -67,7 +67,7 @@ struct Bed {
 impl Bed {
     fn new(name: &str, dataplane: &'static str, text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let bed = Self { name: format!("apply-{name}-{dataplane}"), dataplane, dir };
+        let bed = Self { name: format!("apply-{name}-{dataplane}-{}", std::process::id()), dataplane, dir };
         bed.ok(&["up"], text);
         bed
     }
@@ -147,9 +147,9 @@ fn dump() -> Vec<String> {
     let mut lines = Vec::new();
     for command in commands {
         let output = Command::new("sh").args(["-c", command]).output().unwrap();
-        // A hook without filters stays where one was.
+        // A hook without filters stays where one was; the engine's own devices have addresses by chance.
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        lines.extend(text.lines().filter(|l| !l.contains("clsact")).map(plain));
+        lines.extend(text.lines().filter(|l| !l.contains("clsact") && !l.contains("shape~")).map(plain));
     }
     lines.sort();
     lines

@@ -47,7 +47,7 @@ impl Engine {
         // What closing waits for in the kernel, packets need not wait for.
         std::thread::spawn(move || drop(closed));
         let watching = || "fast path: cannot watch its sources".to_owned();
-        self.watch_again(&moves).doing(Kind::Kernel, watching)?;
+        self.watch_again().doing(Kind::Kernel, watching)?;
         for partition in changed {
             self.follow(partition)?;
             self.carry_waiting()?;
@@ -158,23 +158,20 @@ impl Engine {
     }
 
     /// Has events told under the new numbers.
-    fn watch_again(&self, moves: &Moves) -> nix::Result<()> {
+    fn watch_again(&self) -> nix::Result<()> {
         for (i, fd) in self.tuns.iter().enumerate() {
-            self.renumber(fd, Source::Tun(i), moves.interfaces[i] == Some(i))?;
+            self.renumber(fd, Source::Tun(i))?;
         }
         for (i, base) in self.bases.iter().enumerate() {
-            self.renumber(&base.receiver, Source::Base(i), false)?;
+            self.renumber(&base.receiver, Source::Base(i))?;
         }
         for (i, follower) in self.followers.iter().enumerate() {
-            self.renumber(&follower.monitor, Source::Routes(i), moves.partitions[i] == Some(i))?;
+            self.renumber(&follower.monitor, Source::Routes(i))?;
         }
         Ok(())
     }
 
-    fn renumber(&self, fd: impl AsFd, source: Source, same: bool) -> nix::Result<()> {
-        if same {
-            return Ok(());
-        }
+    fn renumber(&self, fd: impl AsFd, source: Source) -> nix::Result<()> {
         let mut event = EpollEvent::new(EpollFlags::EPOLLIN, source.into());
         match self.epoll.modify(fd.as_fd(), &mut event) {
             Err(nix::Error::ENOENT) => self.epoll.add(fd, event),
