@@ -161,8 +161,9 @@ fn plain(line: &str) -> String {
     let mut skip = false;
     for (i, word) in line.split_whitespace().enumerate() {
         let numbered = i == 0 && word.ends_with(':') && word.trim_end_matches(':').parse::<u32>().is_ok();
+        let handle = line.starts_with("qdisc") && word.ends_with(':');
         let counted = ["packets", "bytes", "link-netnsid", "refcnt", "index", "priority"].contains(&word);
-        if !(skip || numbered || counted || word == "linkdown") {
+        if !(skip || numbered || handle || counted || word == "linkdown") {
             words.push(word.split('@').next().unwrap());
         }
         skip = counted;

@@ -39,7 +39,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<u8> {
     let name = lab::load(&args.file)?.name;
-    if !lab::names()?.contains(&name) || matches!(Running::open(&name), Err(ref e) if is_nothing(e)) {
+    if !Running::list()?.iter().any(|lab| lab.name() == name) {
         return bring_up(args, &name);
     }
     let turn = Running::open(&name)?.take_turn()?;
@@ -57,10 +57,6 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     display.finish();
     work.report(args, &timings?)?;
     Ok(DONE)
-}
-
-fn is_nothing(e: &Error) -> bool {
-    e.what().starts_with("no lab called")
 }
 
 fn bring_up(args: &Args, name: &str) -> Result<u8> {

@@ -118,7 +118,11 @@ fn details(lab: &Running, args: &Args) -> Result<()> {
         }
         details.print();
         Ok(())
-    })
+    })?;
+    if lab.is_half_changed() {
+        output::note("a change of this lab was cut short or goes on; apply a file to make it good");
+    }
+    Ok(())
 }
 
 /// As measured last, or now.

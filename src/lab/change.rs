@@ -152,12 +152,14 @@ impl Changing {
     pub fn begin(lab: &Running, _turn: &Turn, job: &Job) -> Result<Self> {
         let what = || format!("cannot change lab {}", lab.name());
         let job = job_file(job).doing(Kind::Environment, what)?;
+        let log = File::options().append(true).open(lab.log()).doing(Kind::Environment, what)?;
         lab.join()?;
         join(lab).doing(Kind::Environment, what)?;
         let mut child = process::myself(&format!("vilab: change of {}", lab.name()), CHANGE)
             .arg(lab.dir())
             .stdin(Stdio::from(job))
             .stdout(Stdio::piped())
+            .stderr(Stdio::from(log))
             .process_group(0)
             .spawn()
             .doing(Kind::Environment, what)?;

@@ -92,7 +92,7 @@ fn name_of_process() -> std::ffi::CString {
 
 fn already_up(name: &str) -> Error {
     Error::new(Kind::Usage, format!("lab {name} is up already"))
-        .hint(format!("take it down first: vilab down {name}"))
+        .hint(format!("take it down first: vilab down {name}; or change it as it runs: vilab apply FILE"))
 }
 
 fn block_signals() -> nix::Result<SignalFd> {

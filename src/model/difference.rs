@@ -137,8 +137,8 @@ mod tests {
         assert_eq!(
             text,
             [
-                "~ node base/Y: role host -> router",
                 "+ node base/Z",
+                "~ node base/Y: role host -> router",
                 "~ node base/X: role router -> host",
                 "- node base/W",
                 "+ link base/Z--Y",
