@@ -47,7 +47,7 @@ fn every_lab_can_be_planned_on_both_dataplanes() {
         frr: Some("/usr/lib/frr".to_owned()),
         one_user: false,
     };
-    let fastpath_only = Machine { tun: true, frr: all.frr.clone(), ..Machine::default() };
+    let fastpath_only = Machine { tun: true, redirect: true, frr: all.frr.clone(), ..Machine::default() };
     for path in labs() {
         let lab = load(&path);
         let rib = Rib::compute(&lab);

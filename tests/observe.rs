@@ -42,7 +42,10 @@ impl Bed {
         for link in lab.networks.iter().flat_map(|n| &n.links) {
             let [a, b] = link.ends.each_ref().map(|e| (&lab.node(e.node).netns, e));
             // The addresses that the plan gives, by which neighbours are restored.
-            let macs = [0, 1].map(|side| format!("02:00:00:00:00:{:02x}", 2 * link.id.index + side));
+            let macs = [0, 1].map(|side| {
+                let [a, b, c, d] = link.ends[side].addr.octets();
+                format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+            });
             run(&format!(
                 "ip -n {} link add {} address {} mtu {} type veth peer name {} address {} netns {}",
                 a.0, a.1.dev, macs[0], link.mtu, b.1.dev, macs[1], b.0
