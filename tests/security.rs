@@ -382,7 +382,7 @@ fn b11_esp_for_an_open_link_is_counted() {
     }
 }
 
-/// Megabytes of a transfer: few by default, for a debug build seals slowly; `scripts/test-kernel` asks for a hundred.
+/// Megabytes of a transfer: few by default, for an emulated machine seals slowly.
 fn megabytes() -> usize {
     std::env::var("VILAB_TRANSFER_MB").ok().and_then(|mb| mb.parse().ok()).unwrap_or(1)
 }
