@@ -1,12 +1,9 @@
 //! Links by name. What the user wrote goes in; one link, or an error that names the candidates, comes out. It never
 //! guesses.
 
+use super::node::suggest;
 use crate::error::{Error, Result};
 use crate::model::{Lab, LinkId};
-
-/// Names this alike to what was written are suggested: Jaro-Winkler, 0 to 1.
-const ALIKE: f64 = 0.75;
-const SUGGESTIONS: usize = 3;
 
 /// A link by its nodes, `X -- Y`, its full name, `network/name`, or its name where that is unique in the lab.
 pub(super) fn find(lab: &Lab, written: &str) -> Result<LinkId> {
@@ -24,19 +21,8 @@ pub(super) fn find(lab: &Lab, written: &str) -> Result<LinkId> {
 
 fn unknown(lab: &Lab, written: &str) -> Error {
     let error = Error::usage(format!("lab {} has no link {written}", lab.name));
-    let alike = |id: LinkId| {
-        let score = strsim::jaro_winkler(written, &lab.full_link_name(id));
-        (score.max(strsim::jaro_winkler(written, &lab.link(id).name)), lab.full_link_name(id))
-    };
-    let mut near: Vec<(f64, String)> =
-        lab.links().map(|l| alike(l.id)).filter(|(score, _)| *score > ALIKE).collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    let near: Vec<String> = near.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect();
-    if near.is_empty() {
-        error.hint(format!("its links: vilab status {}", lab.name))
-    } else {
-        error.hint(format!("did you mean {}?", near.join(", ")))
-    }
+    let names = lab.links().map(|l| (lab.full_link_name(l.id), lab.link(l.id).name.clone()));
+    suggest(error, written, names, &format!("its links: vilab status {}", lab.name))
 }
 
 #[cfg(test)]

@@ -29,18 +29,26 @@ pub(super) fn find(lab: &Lab, name: &str) -> Result<NodeId> {
 
 fn unknown(lab: &Lab, name: &str, ids: &[NodeId]) -> Error {
     let error = Error::usage(format!("lab {} has no node {name}", lab.name));
-    let alike = |id: &NodeId| {
-        let full = lab.full_name(*id);
-        let score = strsim::jaro_winkler(name, &full).max(strsim::jaro_winkler(name, &lab.node(*id).name));
-        (score, full)
+    let names = ids.iter().map(|id| (lab.full_name(*id), lab.node(*id).name.clone()));
+    suggest(error, name, names, &format!("its nodes: vilab status {}", lab.name))
+}
+
+/// Adds the full names, of pairs of a full and a short one, that are most like what was written; else `otherwise`.
+pub(super) fn suggest(
+    error: Error,
+    written: &str,
+    names: impl Iterator<Item = (String, String)>,
+    otherwise: &str,
+) -> Error {
+    let alike = |(full, short): (String, String)| {
+        (strsim::jaro_winkler(written, &full).max(strsim::jaro_winkler(written, &short)), full)
     };
-    let mut near: Vec<(f64, String)> = ids.iter().map(alike).filter(|(score, _)| *score > ALIKE).collect();
+    let mut near: Vec<(f64, String)> = names.map(alike).filter(|(score, _)| *score > ALIKE).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     let near: Vec<String> = near.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect();
-    if near.is_empty() {
-        error.hint(format!("its nodes: vilab status {}", lab.name))
-    } else {
-        error.hint(format!("did you mean {}?", near.join(", ")))
+    match near.as_slice() {
+        [] => error.hint(otherwise),
+        some => error.hint(format!("did you mean {}?", some.join(", "))),
     }
 }
 

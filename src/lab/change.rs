@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::sched::{CloneFlags, setns};
@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{self, Client};
 use super::dir::{HALF, PLAN, PLAN_UNFINISHED};
-use super::init::{self, Verify};
+use super::init::{self, Verify, tell, timed};
 use super::message::{Failure, Message};
 use super::state::State;
 use super::view::{self, Views};
 use super::{Namespaces, Running, reconfigure};
-use crate::apply::{self, Progress, StageTime, Timings};
+use crate::apply::{self, Progress, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fastpath::control as engine;
 use crate::names;
@@ -224,17 +224,6 @@ pub fn run(dir: &Path, verify: Verify<'_>) -> Result<()> {
     // Nobody may wait any more; the change has been made all the same.
     let _gone = word.send(io::stdout());
     result.map(drop)
-}
-
-fn tell(progress: &Progress) {
-    let _gone = Message::Progress(progress.clone()).send(io::stdout());
-}
-
-fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
-    let start = Instant::now();
-    let result = f()?;
-    timings.push(StageTime { stage: stage.to_owned(), ms: start.elapsed().as_secs_f64() * 1000.0 });
-    Ok(result)
 }
 
 fn carry_out(dir: &Path, verify: Verify<'_>) -> Result<Timings> {

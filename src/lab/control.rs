@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::course::{Exit, State};
 use crate::error::{Context, Error, Kind, Result};
+use crate::fastpath::control::line;
 use crate::plan;
 
 /// How long a client waits: longer than a service may take to end and to become ready.
@@ -171,13 +172,6 @@ impl Conversation {
         let lines = lines.split(|b| *b == b'\n').filter(|l| !l.is_empty());
         lines.map(|l| serde_json::from_slice(l).map_err(|e| format!("not a request: {e}"))).collect()
     }
-}
-
-/// One value as a line.
-fn line<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec(value)?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }
 
 /// A connection to a lab's init.

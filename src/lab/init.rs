@@ -200,11 +200,11 @@ fn host_pid() -> io::Result<i32> {
     link.to_string_lossy().parse().map_err(io::Error::other)
 }
 
-fn tell(progress: &Progress) {
+pub(super) fn tell(progress: &Progress) {
     let _gone = Message::Progress(progress.clone()).send(io::stdout());
 }
 
-fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let result = f()?;
     timings.push(StageTime { stage: stage.to_owned(), ms: start.elapsed().as_secs_f64() * 1000.0 });
