@@ -348,7 +348,7 @@ impl<'a> Builder<'a> {
         let id = LinkId { net, index: self.lab.net(net).links.len() };
         let carrier = self.carrier(net, nodes);
         let security = self.link_security(net, spec);
-        let end = |node| End { node, dev: String::new(), addr: UNSET, link_addr: None };
+        let end = |node| End { node, dev: String::new(), addr: UNSET, link_addr: None, seat: None };
         let network = &mut self.lab.networks[net.0];
         for (side, node) in nodes.iter().enumerate() {
             network.nodes[node.index].ends.push(EndId { link: id, side });
@@ -793,7 +793,7 @@ impl<'a> Builder<'a> {
             return false;
         }
         let link = self.lab.link(id);
-        let [a, b] = [0, 1].map(|side| self.below_name(link.ends[side].node));
+        let [a, b] = link.ends.each_ref().map(|end| self.below_name(end));
         let title = format!(
             "link `{}` has no path below: `{}` does not connect `{a}` and `{b}`",
             link.name,
@@ -804,9 +804,9 @@ impl<'a> Builder<'a> {
         true
     }
 
-    fn below_name(&self, node: NodeId) -> String {
-        let node = self.lab.node(node);
-        self.lab.node(node.at.unwrap_or(node.base)).name.clone()
+    fn below_name(&self, end: &End) -> String {
+        let site = self.lab.site(end);
+        self.lab.node(site.at.unwrap_or(site.base)).name.clone()
     }
 
     /// What the link's ESP leaves of `room` bytes.
@@ -820,7 +820,7 @@ impl<'a> Builder<'a> {
     /// header taken off; `None` where nothing below limits it or there is no path.
     fn room(&self, rib: &Rib, id: LinkId) -> Option<u32> {
         let link = self.lab.link(id);
-        let [a, b] = [0, 1].map(|side| self.lab.node(link.ends[side].node).at.unwrap_or_default());
+        let [a, b] = link.ends.each_ref().map(|end| self.lab.site(end).at.unwrap_or_default());
         let (to, headers) = match link.carrier? {
             Carrier::Inside => return None,
             Carrier::Tunnel => (self.lab.node(b).host?, 2),

@@ -76,7 +76,7 @@ fn add(lab: &mut Lab, spec: &FlatGateway, nodes: [NodeId; 2], name: String, mtu:
     for (side, node) in nodes.iter().enumerate() {
         lab.networks[node.net.0].nodes[node.index].wires.push(EndId { link: id, side });
     }
-    let end = |node| End { node, dev: String::new(), addr: Ipv4Addr::UNSPECIFIED, link_addr: None };
+    let end = |node| End { node, dev: String::new(), addr: Ipv4Addr::UNSPECIFIED, link_addr: None, seat: None };
     let link = Link {
         id,
         name,

@@ -245,6 +245,29 @@ pub struct End {
     pub addr: Ipv4Addr,
     /// VIs only: this end's link-layer address.
     pub link_addr: Option<Ipv4Addr>,
+    /// Where the device is, if not in the node's own namespace.
+    pub seat: Option<Seat>,
+}
+
+/// The place of a device that is not in the namespace of its node: the interface of an emulated router is where the
+/// phantom VH stands that is this interface (paper, II.2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// The node whose namespace holds the device.
+    pub partition: NodeId,
+    /// The node of the link's underlay it stands on.
+    pub at: NodeId,
+}
+
+/// Where the device of an end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// The node whose namespace holds it.
+    pub partition: NodeId,
+    /// The node of the underlay it stands on; `None` in the base.
+    pub at: Option<NodeId>,
+    /// The base node it ends up on.
+    pub base: NodeId,
 }
 
 /// What lies below a virtual link.
@@ -430,6 +453,20 @@ impl Lab {
         &self.link(id.link).ends[1 - id.side]
     }
 
+    /// Where the device of an end is.
+    #[must_use]
+    pub fn site(&self, end: &End) -> Site {
+        let seat = end.seat.map_or((end.node, self.node(end.node).at), |s| (s.partition, Some(s.at)));
+        let (partition, at) = seat;
+        Site { partition, at, base: self.node(partition).base }
+    }
+
+    /// The namespace that holds the device of an end.
+    #[must_use]
+    pub fn netns(&self, end: &End) -> &str {
+        &self.node(self.site(end).partition).netns
+    }
+
     /// `base/X` or `VI/node`.
     #[must_use]
     pub fn full_name(&self, id: NodeId) -> String {
@@ -477,7 +514,7 @@ impl Lab {
     /// Whether the ends of a virtual link are on one node of the layer below: its packets leave that node never.
     #[must_use]
     pub fn stays_on_its_node(&self, link: &Link) -> bool {
-        let [a, b] = [0, 1].map(|side| self.node(link.ends[side].node).at);
+        let [a, b] = link.ends.each_ref().map(|end| self.site(end).at);
         a.is_some() && a == b
     }
 
@@ -490,13 +527,14 @@ impl Lab {
         self.networks.iter().flat_map(|n| n.nodes.iter())
     }
 
-    /// The namespace whose tunnels the virtual links of a node of a VI are, under the kernel dataplane: the link layer
-    /// of its base node, or the lower VI's partition.
+    /// The namespace whose tunnel an end of a virtual link is, under the kernel dataplane: the link layer of its base
+    /// node, or the lower VI's partition.
     #[must_use]
-    pub fn below_netns(&self, node: &Node) -> String {
-        match node.at {
+    pub fn below_netns(&self, end: &End) -> String {
+        let site = self.site(end);
+        match site.at {
             Some(at) if at.net != BASE => self.node(at).netns.clone(),
-            _ => self.link_netns(node.base),
+            _ => self.link_netns(site.base),
         }
     }
 

@@ -102,9 +102,9 @@ pub(super) fn spi(lab: &Lab, vi: NetId, pair: Pair) -> Option<u32> {
 /// What the kernel dropped because of ESP on a base node, by the fast path's names. What these have no name for keeps the
 /// kernel's; nothing at all where no protected link ends there.
 pub(super) fn kernel_drops(ctx: &Context<'_>, node: NodeId) -> Result<BTreeMap<String, u64>> {
-    let ends = protected(ctx.lab).flat_map(|l| &l.ends).map(|e| ctx.lab.node(e.node));
+    let ends = protected(ctx.lab).flat_map(|l| &l.ends);
     let namespaces: BTreeSet<String> =
-        ends.filter(|n| n.base == node).map(|n| ctx.lab.below_netns(n)).collect();
+        ends.filter(|e| ctx.lab.site(e).base == node).map(|e| ctx.lab.below_netns(e)).collect();
     let mut drops = BTreeMap::new();
     for ns in namespaces {
         let read = ctx.namespaces.run(&ns, read)?;

@@ -194,7 +194,7 @@ fn diagnose(ctx: &Context<'_>, failed: &Reached, all: &[Reached]) -> Error {
 fn underlay(ctx: &Context<'_>, end: EndId) -> String {
     let (lab, link) = (ctx.lab, ctx.lab.link(end.link));
     let (near, far) = (lab.end(end), lab.peer(end));
-    let (near_at, far_at) = (lab.node(near.node).at, lab.node(far.node).at);
+    let (near_at, far_at) = (lab.site(near).at, lab.site(far).at);
     let (Some(a), Some(b)) = (near_at, far_at) else {
         let works = answers(ctx, near.node, far.addr);
         return format!(

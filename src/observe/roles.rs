@@ -52,12 +52,12 @@ pub fn roles(lab: &Lab, rib: &Rib, net: NetId) -> Vec<Part> {
 fn between(lab: &Lab, rib: &Rib, link: LinkId) -> BTreeSet<usize> {
     let link = lab.link(link);
     let ways = [(0, 1), (1, 0)].map(|(from, to)| way(lab, rib, link, from, to));
-    let ends = [0, 1].map(|side| lab.node(link.ends[side].node).base.index);
+    let ends = link.ends.each_ref().map(|end| lab.site(end).base.index);
     ways.into_iter().flatten().filter(|node| !ends.contains(node)).collect()
 }
 
 fn way(lab: &Lab, rib: &Rib, link: &Link, from: usize, to: usize) -> BTreeSet<usize> {
-    let [near, far] = [from, to].map(|side| lab.node(link.ends[side].node));
+    let [near, far] = [from, to].map(|side| lab.site(&link.ends[side]));
     let path = |from: NodeId, to| rib.links_between(lab, from, to).unwrap_or_default();
     match link.carrier {
         Some(Carrier::Tunnel) => {
@@ -76,7 +76,7 @@ fn way(lab: &Lab, rib: &Rib, link: &Link, from: usize, to: usize) -> BTreeSet<us
 /// The base nodes that one hop in a VI below leads through and to.
 fn through(lab: &Lab, rib: &Rib, end: EndId) -> BTreeSet<usize> {
     let mut passed = between(lab, rib, end.link);
-    passed.insert(lab.node(lab.peer(end).node).base.index);
+    passed.insert(lab.site(lab.peer(end)).base.index);
     passed
 }
 

@@ -45,9 +45,9 @@ fn planned(ctx: &Context<'_>, node: NodeId) -> Vec<Rule> {
     let lab = ctx.lab;
     let links = lab.networks.iter().filter(|n| n.over == Some(BASE)).flat_map(|n| &n.links);
     let ends = links.flat_map(|link| [0, 1].map(|side| (link, EndId { link: link.id, side })));
-    let here = ends.filter(|(_, end)| lab.node(lab.end(*end).node).base == node);
+    let here = ends.filter(|(_, end)| lab.site(lab.end(*end)).base == node);
     here.filter_map(|(link, end)| {
-        let far = lab.node(lab.peer(end).node).base;
+        let far = lab.site(lab.peer(end)).base;
         let from = (link.carrier == Some(Carrier::Tunnel)).then_some(far);
         Some(Rule { node, from, addr: lab.end(end).link_addr?, end, in_force: true })
     })

@@ -99,7 +99,7 @@ pub(crate) fn depth(ctx: &Context<'_>, net: NetId, headers: usize, mtu: Option<u
         return Ok(Verdict::of(false, expected, text));
     };
     let [near, far] = &link.ends;
-    let rows = headers::measure(ctx, near.node, far.node, far.addr, ctx.lab.node(near.node).base)?;
+    let rows = headers::measure(ctx, near.node, far.node, far.addr, ctx.lab.site(near).base)?;
     let found = rows.rows.iter().find(|r| !r.inward).map(|r| r.stack.len().saturating_sub(1));
     let holds = found == Some(headers);
     let measured =
@@ -117,6 +117,6 @@ pub(crate) fn depth(ctx: &Context<'_>, net: NetId, headers: usize, mtu: Option<u
 }
 
 fn tightest_wire_link<'a>(ctx: &Context<'a>, net: NetId) -> Option<&'a Link> {
-    let apart = |l: &&Link| ctx.lab.node(l.ends[0].node).base != ctx.lab.node(l.ends[1].node).base;
+    let apart = |l: &&Link| ctx.lab.site(&l.ends[0]).base != ctx.lab.site(&l.ends[1]).base;
     ctx.lab.net(net).links.iter().filter(apart).min_by_key(|l| l.mtu)
 }

@@ -208,7 +208,7 @@ fn protected(lab: &Lab) -> impl Iterator<Item = &Link> {
 /// Whether a protected link ends in the kernel.
 fn kernel_protects(lab: &Lab, dataplanes: &[Dataplane]) -> bool {
     let ends = protected(lab).flat_map(|l| &l.ends);
-    ends.into_iter().any(|e| dataplanes[lab.node(e.node).base.index] == Dataplane::Kernel)
+    ends.into_iter().any(|e| dataplanes[lab.site(e).base.index] == Dataplane::Kernel)
 }
 
 /// Whether the tunnels of a network take the packet out of the calling context: those of every odd layer of a deep lab.
@@ -227,7 +227,7 @@ type LinkLayers = BTreeMap<NodeId, BTreeMap<NodeId, String>>;
 fn link_layers(lab: &Lab, dataplanes: &[Dataplane]) -> LinkLayers {
     let mut remotes: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
     for link in lab.networks.iter().filter(|n| n.over == Some(BASE)).flat_map(|n| &n.links) {
-        let [a, b] = [0, 1].map(|side| lab.node(link.ends[side].node).base);
+        let [a, b] = link.ends.each_ref().map(|end| lab.site(end).base);
         for (near, far) in [(a, b), (b, a)] {
             if dataplanes[near.index] == Dataplane::Kernel {
                 remotes.entry(near).or_default().extend((near != far).then_some(far));
@@ -373,7 +373,7 @@ impl<'a> Planner<'a> {
     /// The pairs of link addresses under which packets of a link arrive at base node `base`.
     fn arriving(&self, link: &Link, base: NodeId) -> Vec<guard::Pair> {
         let ends = [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side]));
-        let here = ends.into_iter().filter(|(_, near)| self.lab.node(near.node).base == base);
+        let here = ends.into_iter().filter(|(_, near)| self.lab.site(near).base == base);
         here.filter_map(|(far, near)| Some((far.link_addr?, near.link_addr?))).collect()
     }
 
@@ -418,8 +418,8 @@ impl<'a> Planner<'a> {
         let (mut elements, mut protected) = (BTreeSet::new(), BTreeSet::new());
         for link in self.first_links().filter(|l| l.carrier == Some(Carrier::Tunnel)) {
             for (side, end) in link.ends.iter().enumerate() {
-                let far = self.lab.node(link.ends[1 - side].node).base;
-                let here = self.lab.node(end.node).base == base;
+                let far = self.lab.site(&link.ends[1 - side]).base;
+                let here = self.lab.site(end).base == base;
                 let Some((local, remote)) = security::pair(link, side).filter(|_| here) else { continue };
                 elements.insert(format!("\"{}\" . {local}", tunnels[&far]));
                 protected.extend(link.security.map(|_| format!("{remote} . {local}")));
@@ -452,9 +452,9 @@ impl<'a> Planner<'a> {
     fn security(&self, link: &Link) -> Vec<Op> {
         let mut ops = Vec::new();
         for side in 0..2 {
-            let node = self.lab.node(link.ends[side].node);
-            if link.security.is_some() && self.kernel(node.base) {
-                let ns = self.lab.below_netns(node);
+            let end = &link.ends[side];
+            if link.security.is_some() && self.kernel(self.lab.site(end).base) {
+                let ns = self.lab.below_netns(end);
                 if side == 0 && self.lab.stays_on_its_node(link) {
                     ops.extend(LO_SYSCTLS.iter().map(|(key, value)| set(&ns, key, value)));
                 }
@@ -466,16 +466,15 @@ impl<'a> Planner<'a> {
 
     fn link_end(&self, link: &Link, side: usize) -> Vec<Op> {
         let end = &link.ends[side];
-        let node = self.lab.node(end.node);
-        let (ns, dev) = (node.netns.clone(), end.dev.clone());
+        let (ns, dev) = (self.lab.netns(end).to_owned(), end.dev.clone());
         let up = Op::SetUp { ns: ns.clone(), dev: dev.clone(), mtu: link.mtu };
-        if !self.kernel(node.base) {
+        if !self.kernel(self.lab.site(end).base) {
             return vec![Op::AddTun { ns, dev, info: false }, up];
         }
         let (Some(local), Some(remote)) = (end.link_addr, link.ends[1 - side].link_addr) else {
             return Vec::new();
         };
-        let below = self.lab.below_netns(node);
+        let below = self.lab.below_netns(end);
         let mut ops = self.link_route(link, side, &below, local, remote);
         let made = self.made_as(link, side);
         ops.push(Op::AddIpip { ns: below.clone(), dev: made.clone(), local, remote });
@@ -495,7 +494,7 @@ impl<'a> Planner<'a> {
         match link.carrier {
             Some(Carrier::Inside) => vec![host_addr(ns, "lo", local)],
             Some(Carrier::Tunnel) => {
-                let [near, far] = [side, 1 - side].map(|s| self.lab.node(link.ends[s].node).base);
+                let [near, far] = [side, 1 - side].map(|s| self.lab.site(&link.ends[s]).base);
                 let dev = self.link_layers[&near][&far].clone();
                 vec![
                     host_addr(ns, &dev, local),
@@ -543,14 +542,14 @@ impl<'a> Planner<'a> {
 
     fn interface(&self, link: &Link, side: usize, partitions: &BTreeMap<NodeId, usize>) -> Option<Interface> {
         let (end, far) = (&link.ends[side], &link.ends[1 - side]);
-        let node = self.lab.node(end.node);
+        let site = self.lab.site(end);
         let below = match link.carrier? {
             Carrier::Inside => Below::Inside,
-            Carrier::Tunnel => Below::Base { remote: self.lab.node(self.lab.node(far.node).base).host? },
-            Carrier::Stacked => Below::Partition(*partitions.get(&node.at?)?),
+            Carrier::Tunnel => Below::Base { remote: self.lab.node(self.lab.site(far).base).host? },
+            Carrier::Stacked => Below::Partition(*partitions.get(&site.at?)?),
         };
         Some(Interface {
-            partition: *partitions.get(&end.node)?,
+            partition: *partitions.get(&site.partition)?,
             dev: end.dev.clone(),
             mtu: link.mtu,
             local: end.link_addr?,

@@ -62,14 +62,14 @@ pub enum Way {
 /// Who carries out `to` for what leaves `end`.
 #[must_use]
 pub fn way(lab: &Lab, dataplanes: &[Dataplane], netem: bool, end: EndId, to: &Impairment) -> Way {
-    let node = lab.node(lab.end(end).node);
-    let (ns, dev) = (node.netns.clone(), lab.end(end).dev.clone());
+    let base = lab.site(lab.end(end)).base;
+    let (ns, dev) = (lab.netns(lab.end(end)).to_owned(), lab.end(end).dev.clone());
     let ethernet = end.link.net == BASE;
-    if !ethernet && dataplanes.get(node.base.index) == Some(&Dataplane::Fastpath) {
+    if !ethernet && dataplanes.get(base.index) == Some(&Dataplane::Fastpath) {
         return Way::Interface { ns, dev };
     }
     if !netem {
-        return Way::Device { node: lab.node(node.base).name.clone(), ns, dev, ethernet };
+        return Way::Device { node: lab.node(base).name.clone(), ns, dev, ethernet };
     }
     let plain = Netem::new(to, ethernet);
     let breaks = !ethernet && needs_break(lab, end.link.net);

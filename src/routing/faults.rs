@@ -183,14 +183,14 @@ impl Expected {
         let up = [0, 1].iter().all(|side| self.cut.is_up(EndId { link: link.id, side: *side }));
         let way = |from: usize| {
             let (near, far) = (&link.ends[from], &link.ends[1 - from]);
-            let (near_node, far_node) = (lab.node(near.node), lab.node(far.node));
+            let (near_site, far_site) = (lab.site(near), lab.site(far));
             match link.carrier {
                 Some(Carrier::Tunnel) => {
-                    let to = lab.node(far_node.base).host;
-                    to.is_some_and(|to| self.delivers(lab, near_node.base, to))
+                    let to = lab.node(far_site.base).host;
+                    to.is_some_and(|to| self.delivers(lab, near_site.base, to))
                 }
                 Some(Carrier::Stacked) => {
-                    let way = near_node.at.zip(far.link_addr);
+                    let way = near_site.at.zip(far.link_addr);
                     way.is_some_and(|(from, to)| self.delivers(lab, from, to))
                 }
                 Some(Carrier::Inside) | None => true,

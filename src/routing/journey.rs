@@ -101,7 +101,7 @@ impl<'a> Journeys<'a> {
     /// What lies below a link, from this end to the other.
     #[must_use]
     pub fn below(&self, end: EndId) -> Journey {
-        let (near, far) = (self.lab.node(self.lab.end(end).node), self.lab.node(self.lab.peer(end).node));
+        let (near, far) = (self.lab.site(self.lab.end(end)), self.lab.site(self.lab.peer(end)));
         let way = match self.lab.link(end.link).carrier {
             Some(Carrier::Tunnel) => self.lab.node(far.base).host.and_then(|to| self.one_way(near.base, to)),
             Some(Carrier::Stacked) => {
