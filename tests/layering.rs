@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What each module may import of the crate. A module that is not here may not exist.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("error", &["spec"]),
     ("spec", &["error", "model", "spec"]),
     ("expand", &["expand", "model", "spec"]),
@@ -14,6 +14,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("plan", &["error", "fastpath", "isis", "model", "names", "packet", "plan", "routing", "shape"]),
     ("packet", &["packet"]),
     ("shape", &["model", "shape"]),
+    ("recursion", &["recursion"]),
     ("sys", &["sys"]),
     ("netlink", &["error", "netlink", "packet", "plan", "sys"]),
     ("process", &["error", "process", "sys"]),
@@ -52,6 +53,12 @@ const IMPURE: [&str; 9] = [
     "libc::",
 ];
 const PURE: [&str; 7] = ["spec", "expand", "routing", "plan", "packet", "model", "shape"];
+/// Pure parts of modules that are not pure as a whole.
+const PURE_PARTS: [&str; 1] = ["src/recursion/exchange"];
+
+fn is_pure(path: &Path, module: &str) -> bool {
+    PURE.contains(&module) || PURE_PARTS.iter().any(|part| path.starts_with(part))
+}
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a source directory") {
@@ -126,7 +133,7 @@ fn modules_import_only_what_they_may() {
 fn pure_stages_do_no_io() {
     let mut wrong = Vec::new();
     for (path, module, code) in all() {
-        for word in IMPURE.iter().filter(|w| PURE.contains(&module.as_str()) && code.contains(**w)) {
+        for word in IMPURE.iter().filter(|w| is_pure(&path, &module) && code.contains(**w)) {
             wrong.push(format!("{}: `{word}` in a pure stage", path.display()));
         }
     }
