@@ -111,3 +111,6 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,6 +159,8 @@ pub struct PeerStatus<'a> {
     pub records: &'a Records,
     /// How long that holds if it is not heard again; zero when it is down.
     pub lease: Duration,
+    /// How often sessions with it began anew because the two did not agree on what it had said: a fault of one of them.
+    pub broken: u64,
 }
 
 /// One port's speaker.
@@ -292,6 +294,7 @@ impl Speaker {
             told: peer.acked() == Some(self.log.last()),
             records: peer.records(),
             lease: self.lease(peer, self.now),
+            broken: peer.broken(),
         })
     }
 

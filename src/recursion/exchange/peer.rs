@@ -99,6 +99,8 @@ pub(super) struct Peer {
     expires: Duration,
     /// When the next HELLO is due.
     hello: Duration,
+    /// How often it said what cannot be.
+    broken: u64,
     heard: Heard,
     told: Told,
 }
@@ -115,6 +117,7 @@ impl Peer {
             number_in: 0,
             expires: now,
             hello: now,
+            broken: 0,
             heard: Heard::default(),
             told: Told::default(),
         }
@@ -147,6 +150,11 @@ impl Peer {
     /// Whether all that it has to say has arrived, as far as is known.
     pub(super) fn is_complete(&self) -> bool {
         self.state == State::Up && self.heard.last.is_some_and(|last| last <= self.heard.have)
+    }
+
+    /// How often the digests of equal histories differed.
+    pub(super) fn broken(&self) -> u64 {
+        self.broken
     }
 
     /// The change up to which it has been told all, if it is to be told anything.
@@ -188,6 +196,7 @@ impl Peer {
             && !self.heard.agrees(last, digest)
         {
             self.react(Event::Broken, touched);
+            self.broken += 1;
             self.hello = now.time;
         }
     }
@@ -380,4 +389,13 @@ impl Heard {
 /// Whether message `number` was sent after message `than`, in the arithmetic of RFC 1982.
 fn is_later(number: u32, than: u32) -> bool {
     (1..=u32::MAX / 2).contains(&number.wrapping_sub(than))
+}
+
+#[cfg(test)]
+impl Peer {
+    /// Forgets prefixes, as only a fault of this program could.
+    pub(super) fn damage_what_it_said(&mut self) {
+        self.heard.records.reach.clear();
+        self.heard.digest = None;
+    }
 }

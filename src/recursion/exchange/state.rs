@@ -1,8 +1,11 @@
 //! Whether two speakers hear each other: the state machine of one peer, and nothing else. What happens goes in, the next
 //! state and what is to be done come out. It holds no data and reads no clock.
 
+use serde::{Deserialize, Serialize};
+
 /// What a speaker knows of a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It is not heard.
     Down,

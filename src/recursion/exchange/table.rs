@@ -6,12 +6,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
 use super::record::{Bind, Port, Records};
 
 /// One way out of the emulated router.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Exit {
     pub port: Port,
     /// Where to encapsulate to.
@@ -19,7 +20,7 @@ pub struct Exit {
 }
 
 /// How a prefix leaves by other ports than this speaker's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub metric: u32,
     /// Of equal cost, by port; at least one.
@@ -34,7 +35,7 @@ pub struct Entry {
 pub type Table = BTreeMap<Ipv4Net, Entry>;
 
 /// What becomes of a packet for one destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolution {
     /// The longest prefix that has the destination.
     pub prefix: Ipv4Net,
@@ -46,7 +47,7 @@ pub struct Resolution {
 }
 
 /// One exit of a resolved destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedExit {
     pub port: Port,
     pub name: String,
@@ -56,7 +57,8 @@ pub struct ResolvedExit {
 }
 
 /// Who says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// It leaves by the speaker's own port.
     Local,

@@ -376,3 +376,6 @@ fn quad(bytes: &[u8], at: usize) -> Result<u64, Malformed> {
 fn address(bytes: &[u8], at: usize) -> Result<Ipv4Addr, Malformed> {
     bytes_at::<4>(bytes, at).map(Ipv4Addr::from)
 }
+
+#[cfg(test)]
+mod tests;
