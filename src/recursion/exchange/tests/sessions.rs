@@ -1,5 +1,7 @@
 //! Sessions: how they begin and end, what is refused, and what is sent again.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::recursion::exchange::wire::{Seal, emit};
 
@@ -347,4 +349,56 @@ fn only_hellos_are_sent_while_nothing_changes() {
     let (updates, sent) = (network.updates, network.sent());
     network.run_for(Duration::from_secs(30));
     assert_eq!((network.updates - updates, network.sent() - sent), (0, 3 * 2 * 100));
+}
+
+/// Numbers that matter to the bench, and those at the ends.
+fn any_number() -> impl Strategy<Value = u64> {
+    prop_oneof![0u64..6, 998u64..1_003, 4_999u64..5_002, Just(u64::MAX - 1), Just(u64::MAX), any::<u64>()]
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let prefix =
+        (0u8..4, 0u8..=32).prop_map(|(n, len)| Ipv4Net::new([10, n, 0, 0].into(), len).unwrap().trunc());
+    prop_oneof![
+        Just(records(2, 1400, &[]).changes().next().unwrap()),
+        (prefix.clone(), any::<u32>()).prop_map(|(prefix, metric)| Change::Reach(prefix, metric)),
+        prefix.prop_map(Change::Unreach),
+        Just(Change::Unbind),
+    ]
+}
+
+prop_compose! {
+    fn any_message()(
+        [epoch, heard, ack, first, second] in [any_number(), any_number(), any_number(), any_number(), any_number()],
+        (number, hold_ms) in (any::<u32>(), 1u16..),
+        changes in proptest::collection::vec(any_change(), 0..8),
+        hello: bool,
+    ) -> Vec<u8> {
+        let header = Header { number, hold_ms, epoch, heard, ack, router: [9, 9, 9, 9].into(), port: Port(2) };
+        let body = if hello {
+            Body::Hello { last: first, digest: second }
+        } else {
+            Body::Update { from: first, to: second, changes: &changes[..] }
+        };
+        emit(&header, &body, &Seal::new(&Key::default()), u(2), u(1))
+    }
+}
+
+proptest! {
+    /// A peer may say anything: no entry is without an exit, nothing is left undone, and the time goes on.
+    #[test]
+    fn a_peer_may_say_anything(course in proptest::collection::vec((any_message(), 0u64..500), 0..30)) {
+        let (mut bench, mut now) = (Bench::new(), ms(0));
+        for (bytes, pause) in course {
+            now += ms(pause);
+            let _ = bench.speaker.handle_datagram(now, u(2), &bytes);
+            prop_assert!(bench.sent().iter().all(|bytes| bytes.len() <= MAX_LEN));
+            prop_assert!(bench.speaker.poll_timeout().is_some_and(|due| due > now));
+            let only = [Exit { port: Port(2), u: u(2) }];
+            let named = bench.speaker.table().values().all(|entry| entry.exits == only);
+            prop_assert!(named);
+        }
+        bench.speaker.handle_timeout(now + Duration::from_secs(66));
+        prop_assert!(bench.speaker.table().is_empty());
+    }
 }
