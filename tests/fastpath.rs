@@ -156,6 +156,7 @@ fn interface(partition: usize, dev: &str, mtu: u32, ends: (&str, &str), below: B
         remote: addr(ends.1),
         below,
         security: None,
+        exit: None,
         impair: Impairment::default(),
     }
 }
@@ -170,6 +171,7 @@ fn config(spaces: &Spaces) -> Config {
         name: name.to_owned(),
         netns: spaces.name(&format!("v.{name}")),
         node,
+        refuses: Vec::new(),
     };
     let (x, y, z) = ("10.255.0.1", "10.255.0.2", "10.255.0.3");
     let tunnel = |remote| Below::Base { remote: addr(remote) };

@@ -142,8 +142,20 @@ fn network(
         id: LinkId { net: NetId(net), index },
         name: format!("{}--{}", nodes[*a].0, nodes[*b].0),
         ends: [
-            End { node: id(net, *a), dev: format!("to-{}", nodes[*b].0), addr: ip(left), link_addr: None, seat: None },
-            End { node: id(net, *b), dev: format!("to-{}", nodes[*a].0), addr: ip(right), link_addr: None, seat: None },
+            End {
+                node: id(net, *a),
+                dev: format!("to-{}", nodes[*b].0),
+                addr: ip(left),
+                link_addr: None,
+                seat: None,
+            },
+            End {
+                node: id(net, *b),
+                dev: format!("to-{}", nodes[*a].0),
+                addr: ip(right),
+                link_addr: None,
+                seat: None,
+            },
         ],
         cost: 1,
         mtu: *mtu,
@@ -181,6 +193,7 @@ fn lab(prefix: &str) -> (Lab, Rib) {
         dataplane: DataplaneChoice::Auto,
         networks,
         gateways: Vec::new(),
+        emulated: Vec::new(),
         apps: Vec::new(),
         tests: Vec::new(),
     };

@@ -183,9 +183,9 @@ impl Linux {
             Op::SetUp { dev, mtu, .. } => Ok(Request::configure(self.index(ns, dev)?, *mtu)),
             Op::AddNetem { dev, netem, .. } => Ok(Request::set_netem(self.index(ns, dev)?, netem)),
             Op::AddHooks { dev, .. } => Ok(Request::add_clsact(self.index(ns, dev)?)),
-            Op::AddRedirect { dev, hook, protocol, to, .. } => {
+            Op::AddRedirect { dev, hook, takes, to, into, .. } => {
                 let [from, to] = [self.index(ns, dev)?, self.index(ns, to)?];
-                Ok(Request::add_redirect(from, to, *hook, *protocol))
+                Ok(Request::add_redirect(from, *hook, takes, to, *into))
             }
             Op::AddRoute { prefix, hops, src, .. } => {
                 let hops = hops.iter().map(|h| self.next_hop(ns, h)).collect::<Result<Vec<_>>>()?;

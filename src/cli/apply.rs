@@ -110,6 +110,7 @@ impl Work {
                 || built.fastpath.clone().unwrap_or_default() != plan.fastpath.clone().unwrap_or_default()
                 || replaces_devices(&change, &plan),
             isis: built.isis != plan.isis || (again && plan.isis.is_some()),
+            routers: built.routers != plan.routers || (again && plan.routers.is_some()),
             services: again || services.iter().any(|names| !names.is_empty()),
             views: views(&built, unfinished.as_ref(), &plan),
             before: reconfigured(&built, &plan),
@@ -164,6 +165,7 @@ impl Work {
         let job = &self.job;
         let same =
             job.change.is_empty() && !job.fastpath && !job.isis && !job.services && job.views.is_empty();
+        let same = same && !job.routers;
         same && !self.unfinished && self.same_words()
     }
 

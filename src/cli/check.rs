@@ -36,7 +36,7 @@ fn print(file: &Path, result: &Result<Lab>) {
     match result {
         Ok(lab) => {
             let (name, file) = (&lab.name, file.display());
-            let (networks, nodes) = (lab.networks.len(), lab.nodes().count());
+            let (networks, nodes) = (lab.named_networks().count(), lab.named_nodes().count());
             output::note(&format!("{file}: lab {name}, {networks} networks, {nodes} nodes"));
         }
         Err(e) => output::error(e),

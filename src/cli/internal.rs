@@ -29,6 +29,9 @@ pub(super) enum Command {
     /// IS-IS over the virtual links of a lab: started by its init
     #[command(name = lab::init::ISIS, hide = true)]
     Isis { dir: PathBuf },
+    /// The emulated routers of a lab: started by its init
+    #[command(name = lab::init::ROUTERS, hide = true)]
+    Routers { dir: PathBuf },
     /// What namespaces of an unprivileged user can do: started by up and doctor
     #[command(name = machine::PROBE, hide = true)]
     Probe { what: machine::Probe },
@@ -45,6 +48,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Engine { dir } => lab::engine::run(&dir)?,
         Command::Names { dir } => lab::engine::answer(&dir)?,
         Command::Isis { dir } => lab::isis::run(&dir)?,
+        Command::Routers { dir } => lab::recursion::run(&dir)?,
         Command::Probe { what } => machine::probe(what)?,
         Command::Tester { lab } => test::measure(&lab)?,
     }

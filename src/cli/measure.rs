@@ -46,7 +46,7 @@ pub(super) fn verify(
         report(ROUTING, done, total);
     })?;
     let settled = Instant::now();
-    let total = state.lab.networks.len() + usize::from(!state.lab.gateways.is_empty());
+    let total = state.lab.named_networks().count() + usize::from(!state.lab.gateways.is_empty());
     let mut done = 0;
     report(VERIFY, done, total);
     observe::verify(&context, &mut |_| {

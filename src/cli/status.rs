@@ -10,7 +10,7 @@ use super::{DONE, impair, measure, output, up};
 use crate::error::Result;
 use crate::lab::control::Status;
 use crate::lab::{Running, State};
-use crate::model::{Lab, Link, LinkId, NodeId, Role};
+use crate::model::{Emulated, Lab, Link, LinkId, NodeId, Port, Role};
 use crate::observe::{self, Context, LinkStats, Part};
 use crate::routing::{Expected, Faults};
 
@@ -53,8 +53,8 @@ fn list(labs: &[Running], as_json: bool) -> Result<()> {
     }
     let row = |l: &Running| {
         let s = l.state();
-        let vis = s.lab.networks.len() - 1;
-        let nodes = s.lab.nodes().count();
+        let vis = s.lab.named_networks().count() - 1;
+        let nodes = s.lab.named_nodes().count();
         vec![
             l.name().to_owned(),
             nodes.to_string(),
@@ -71,8 +71,8 @@ fn list(labs: &[Running], as_json: bool) -> Result<()> {
 fn summary(state: &State) -> Value {
     json!({
         "name": state.lab.name,
-        "nodes": state.lab.nodes().count(),
-        "vis": state.lab.networks.len() - 1,
+        "nodes": state.lab.named_nodes().count(),
+        "vis": state.lab.named_networks().count() - 1,
         "created": state.created,
         "file": state.file,
         "init": state.init,
@@ -106,8 +106,10 @@ fn details(lab: &Running, args: &Args) -> Result<()> {
             dead: Expected::compute(context.lab, context.rib, &faults).cut.dead,
             faults,
             impaired: impaired(context, lab.state(), args.measure)?,
-            roles: context.lab.networks[1..]
-                .iter()
+            roles: context
+                .lab
+                .named_networks()
+                .skip(1)
                 .map(|n| observe::roles(context.lab, context.rib, n.id))
                 .collect(),
             counters: observe::counters(context)?,
@@ -134,7 +136,7 @@ fn impaired(context: &Context<'_>, state: &State, anew: bool) -> Result<Vec<impa
 }
 
 fn links(context: &Context<'_>) -> Result<Vec<LinkStats>> {
-    let each = context.lab.networks.iter().map(|n| observe::links(context, n.id));
+    let each = context.lab.named_networks().map(|n| observe::links(context, n.id));
     let mut links = each.collect::<Result<Vec<_>>>()?.concat();
     links.extend(observe::gateways(context)?);
     Ok(links)
@@ -161,6 +163,7 @@ impl Details<'_> {
             section("impaired links", &impair::TITLES, &impair::cells(&self.impaired));
         }
         self.print_roles();
+        self.print_emulated();
         self.print_services();
         self.print_counters();
     }
@@ -182,7 +185,7 @@ impl Details<'_> {
     }
 
     fn print_nodes(&self) {
-        let rows: Vec<_> = self.lab().nodes().map(|n| self.node_row(n.id)).collect();
+        let rows: Vec<_> = self.lab().named_nodes().map(|n| self.node_row(n.id)).collect();
         section("nodes", &["network", "node", "role", "at", "address", "mtu", "dataplane"], &rows);
     }
 
@@ -237,7 +240,10 @@ impl Details<'_> {
 
     fn print_roles(&self) {
         let lab = self.lab();
-        let Some(vis) = lab.networks.get(1..).filter(|vis| !vis.is_empty()) else { return };
+        let vis: Vec<_> = lab.named_networks().skip(1).collect();
+        if vis.is_empty() {
+            return;
+        }
         let titles: Vec<&str> =
             std::iter::once("base node").chain(vis.iter().map(|n| n.name.as_str())).collect();
         let rows: Vec<Vec<String>> = lab
@@ -250,6 +256,27 @@ impl Details<'_> {
             })
             .collect();
         section("roles", &titles, &rows);
+    }
+
+    /// A row for each port of each router that a VI plays.
+    fn print_emulated(&self) {
+        let lab = self.lab();
+        let ports = lab.emulated.iter().flat_map(|e| e.ports.iter().map(move |p| (e, p)));
+        let row = |(emulated, port): (&Emulated, &Port)| {
+            vec![
+                lab.full_name(emulated.router),
+                lab.net(emulated.inner).name.clone(),
+                port.name.clone(),
+                lab.full_name(port.phantom),
+                lab.full_link_name(port.end.link),
+                format!("{:?}", emulated.resolve).to_lowercase(),
+            ]
+        };
+        let rows: Vec<_> = ports.map(row).collect();
+        if !rows.is_empty() {
+            let titles = ["router", "played by", "port", "phantom VH", "link", "exits"];
+            section("emulated routers", &titles, &rows);
+        }
     }
 
     fn print_services(&self) {
@@ -278,8 +305,7 @@ impl Details<'_> {
     fn json(&self) -> Value {
         let (state, lab) = (self.state, self.lab());
         let roles: BTreeMap<&str, BTreeMap<&str, Part>> = lab
-            .networks
-            .iter()
+            .named_networks()
             .skip(1)
             .zip(&self.roles)
             .map(|(vi, parts)| {
@@ -292,8 +318,9 @@ impl Details<'_> {
         value["description"] = json!(lab.description);
         value["why"] = json!(state.why);
         value["timings"] = json!(state.timings);
-        value["nodes"] = lab.nodes().map(|n| self.node_json(n.id)).collect();
+        value["nodes"] = lab.named_nodes().map(|n| self.node_json(n.id)).collect();
         value["links"] = self.links.iter().map(|s| self.link_json(lab.link(s.link), s)).collect();
+        value["emulated"] = lab.emulated.iter().map(|e| emulated_json(lab, e)).collect();
         value["down"] = json!(self.down());
         value["roles"] = json!(roles);
         value["counters"] = json!(self.counters);
@@ -358,6 +385,7 @@ fn role(role: Role) -> &'static str {
         Role::Host => "host",
         Role::Router => "router",
         Role::Both => "both",
+        Role::Phantom => "phantom",
     }
 }
 
@@ -374,4 +402,21 @@ fn section(title: &str, titles: &[&str], rows: &[Vec<String>]) {
 
 fn print(titles: &[&str], rows: &[Vec<String>]) {
     table(titles, rows).iter().for_each(|row| output::line(row));
+}
+
+fn emulated_json(lab: &Lab, emulated: &Emulated) -> Value {
+    let port = |port: &Port| {
+        json!({
+            "name": port.name,
+            "phantom": lab.full_name(port.phantom),
+            "link": lab.full_link_name(port.end.link),
+            "netns": lab.node(port.edge).netns,
+        })
+    };
+    json!({
+        "router": lab.full_name(emulated.router),
+        "inner": lab.net(emulated.inner).name,
+        "resolve": emulated.resolve,
+        "ports": emulated.ports.iter().map(port).collect::<Vec<_>>(),
+    })
 }

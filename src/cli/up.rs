@@ -230,11 +230,11 @@ fn report(job: &Job, timings: &Timings, args: &Args) -> Result<()> {
             "lab": job.lab.name,
             "dataplanes": dataplanes(&job.lab, &job.plan),
             "why": job.plan.why,
-            "nodes": job.lab.nodes().map(|n| node_json(&job.lab, n.id)).collect::<Vec<_>>(),
+            "nodes": job.lab.named_nodes().map(|n| node_json(&job.lab, n.id)).collect::<Vec<_>>(),
             "timings": timings,
         }));
     }
-    let rows: Vec<_> = job.lab.nodes().map(|n| node_row(&job.lab, &job.plan, n.id)).collect();
+    let rows: Vec<_> = job.lab.named_nodes().map(|n| node_row(&job.lab, &job.plan, n.id)).collect();
     let titles = ["network", "node", "address", "mtu", "base node", "dataplane"];
     table(&titles, &rows).iter().for_each(|line| output::note(line));
     output::note(&format!("\n{}", times(timings)));

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 
 use crate::model::{DataplaneChoice, Impairment, Routing, Security};
 use crate::spec::{
-    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, GatewaySpec, LabSpec, Span, Spanned, TestSpec, ViNodeSpec,
-    ViSpec,
+    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, EmulateSpec, GatewaySpec, LabSpec, Span, Spanned, TestSpec,
+    ViNodeSpec, ViSpec,
 };
 
 /// Bound on the nodes of a lab.
@@ -52,6 +52,8 @@ pub struct FlatVi {
     pub routing: Spanned<Routing>,
     /// Of the links that say nothing themselves.
     pub security: Option<Security>,
+    /// Of a VI that plays a router.
+    pub emulate: Option<EmulateSpec>,
 }
 
 /// One wire between two named nodes of different networks, and whether the first network's default route leads
@@ -74,6 +76,15 @@ pub struct FlatLink {
     pub security: Option<Spanned<Option<Security>>>,
     /// From the first end to the second, and back.
     pub impair: [Impairment; 2],
+}
+
+impl FlatLink {
+    /// A link without options.
+    #[must_use]
+    pub fn plain(a: Spanned<String>, b: Spanned<String>) -> Self {
+        let impair = [Impairment::default(); 2];
+        Self { a, b, name: None, cost: 1, mtu: None, security: None, impair }
+    }
 }
 
 /// Writes out everything that stands for several things, noting every error in ranges and generators.
@@ -113,8 +124,8 @@ fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
 fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
     let nodes = spec.nodes.iter().flat_map(|n| vi_nodes(n, errors)).collect();
     let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect();
-    let ViSpec { name, over, addresses, mtu, routing, security, .. } = spec;
-    FlatVi { name, over, nodes, links, addresses, mtu, routing, security }
+    let ViSpec { name, over, addresses, mtu, routing, security, emulate, .. } = spec;
+    FlatVi { name, over, nodes, links, addresses, mtu, routing, security, emulate }
 }
 
 fn gateways(spec: &GatewaySpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatGateway> {
@@ -140,7 +151,25 @@ fn vi_nodes(node: &ViNodeSpec, errors: &mut Vec<Diagnostic>) -> Vec<ViNodeSpec> 
     {
         errors.push(Diagnostic::new("range", address.span, "several nodes cannot share one address"));
     }
+    if names.len() > 1
+        && let Some(emulate) = &node.emulate
+    {
+        errors.push(Diagnostic::new("range", emulate.span, "a VI plays one router, not several"));
+    }
+    let ports = vi_ports(node, names.len(), errors);
     let place = |i: usize| places[if places.len() == 1 { 0 } else { i }].clone();
-    let one = |(i, name)| ViNodeSpec { name, at: place(i), ..node.clone() };
+    let port = |i: usize| ports.get(i).cloned();
+    let one = |(i, name)| ViNodeSpec { name, at: place(i), port: port(i), ..node.clone() };
     names.into_iter().enumerate().map(one).collect()
+}
+
+/// `v[1..3]: {port: "p[1..3]"}` pairs up.
+fn vi_ports(node: &ViNodeSpec, nodes: usize, errors: &mut Vec<Diagnostic>) -> Vec<Spanned<String>> {
+    let Some(port) = &node.port else { return Vec::new() };
+    let ports = range::expand_or(port, errors);
+    if ports.len() != nodes && !ports.is_empty() {
+        let title = format!("{nodes} nodes cannot pair up with {} ports", ports.len());
+        errors.push(Diagnostic::new("range", port.span, title));
+    }
+    ports
 }

@@ -35,6 +35,8 @@ pub struct Partition {
     pub netns: String,
     /// Index in [`Config::nodes`].
     pub node: usize,
+    /// Tunnel packets to these addresses must not pass: they would be tunnelled through themselves.
+    pub refuses: Vec<Ipv4Addr>,
 }
 
 /// One end of a virtual link: a TUN device `dev` in the partition. A packet read from it gets the link header
@@ -50,6 +52,9 @@ pub struct Interface {
     pub remote: Ipv4Addr,
     pub below: Below,
     pub security: Option<Associations>,
+    /// What comes in here leaves by this interface of the same partition (index in [`Config::interfaces`]), not looked
+    /// up and its TTL as it is: it has been routed where it came into the emulated router.
+    pub exit: Option<usize>,
     /// Of what is sent here.
     pub impair: Impairment,
 }

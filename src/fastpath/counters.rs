@@ -65,6 +65,8 @@ named! {
         TooBig = "too-big",
         /// More nested layers than a frame has room for, or layers in a circle.
         TooDeep = "too-deep",
+        /// A tunnel packet of the VI that plays a router would pass that router.
+        SelfTransit = "self-transit",
         /// Refused by the kernel of the base node: it has no route or the link is down.
         BaseUnreachable = "base-unreachable",
         /// Packets the kernel dropped because the engine was late to read them; these were never read.

@@ -24,7 +24,7 @@ use std::net::Ipv4Addr;
 
 pub use reload::Moves;
 
-use super::config::{Below, Config};
+use super::config::{self, Below, Config};
 use super::counters::{Count, Counters, Reason};
 use super::fib::{Fib, Lookup};
 use super::frame::Frame;
@@ -112,6 +112,8 @@ struct Interface {
     local: Ipv4Addr,
     remote: Ipv4Addr,
     below: Below,
+    /// The interface by which all leaves that comes in here.
+    exit: Option<usize>,
     /// The other end, where it is on the same base node and not through a base tunnel.
     peer: Option<usize>,
     protection: Option<Box<Protection>>,
@@ -127,6 +129,8 @@ struct Partition {
     seed: usize,
     /// Interfaces stacked on this partition, by the (source, destination) of an arriving link header.
     stacked: BTreeMap<Pair, usize>,
+    /// Destinations of tunnel packets that must not pass.
+    refuses: BTreeSet<Ipv4Addr>,
 }
 
 /// The forwarding state of some base nodes.
@@ -158,8 +162,7 @@ impl Forwarder {
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let interfaces: Vec<Interface> = (0..config.interfaces.len()).map(|i| interface(config, i)).collect();
-        let mut partitions: Vec<Partition> =
-            config.partitions.iter().map(|p| Partition::new(&p.name)).collect();
+        let mut partitions: Vec<Partition> = config.partitions.iter().map(Partition::new).collect();
         let mut nodes: Vec<Node> = config.nodes.iter().map(|n| Node::new(n.addr)).collect();
         for (index, this) in interfaces.iter().enumerate() {
             let pair = Pair { src: this.remote, dst: this.local };
@@ -291,7 +294,16 @@ impl Forwarder {
         }
         let view = checked(frame)?;
         let (src, dst) = (view.src(), view.dst());
+        if let Some(exit) = interface.exit {
+            return match frame.len() <= self.interfaces[exit].device.mtu {
+                true => Ok(Step::Transmit(exit)),
+                false => Err(Reason::TooBig),
+            };
+        }
         let partition = &self.partitions[interface.partition];
+        if partition.refuses(view.protocol(), dst) {
+            return Err(Reason::SelfTransit);
+        }
         let route = partition.fib.lookup(src, dst, partition.seed);
         if route == Lookup::Local {
             return match partition.stacked.get(&Pair { src, dst }) {
@@ -439,12 +451,21 @@ impl Partition {
         self.stacked.keys().any(|pair| pair.dst == addr)
     }
 
+    /// Whether a packet to `addr` is one of a tunnel that would lead through itself.
+    fn refuses(&self, protocol: u8, addr: Ipv4Addr) -> bool {
+        matches!(protocol, ipv4::IPIP | ipv4::ESP) && self.refuses.contains(&addr)
+    }
+
     /// The seed is the FNV-1a hash of the name.
-    fn new(name: &str) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    fn new(config: &config::Partition) -> Self {
+        let hash = config.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        Self { seed: usize::try_from(hash).unwrap_or(usize::MAX), ..Self::default() }
+        Self {
+            seed: usize::try_from(hash).unwrap_or(usize::MAX),
+            refuses: config.refuses.iter().copied().collect(),
+            ..Self::default()
+        }
     }
 
     /// Whether routes alone decide, and the source is not an address of the partition itself (a martian).
@@ -521,6 +542,7 @@ fn interface(config: &Config, index: usize) -> Interface {
         local: this.local,
         remote: this.remote,
         below: this.below,
+        exit: this.exit,
         peer,
         protection: this.security.as_ref().map(|s| Box::new(s.into())),
         device: Device { up: false, mtu: this.mtu as usize },

@@ -60,6 +60,8 @@ pub struct Job {
     pub fastpath: bool,
     /// What carries IS-IS over virtual links differs.
     pub isis: bool,
+    /// What serves emulated routers differs.
+    pub routers: bool,
     /// Namespaces with another view than before.
     pub views: Vec<String>,
     /// Files of FRR as they were, by namespace and path, of daemons that go on with others.
@@ -312,6 +314,12 @@ fn restart_own(dir: &Path, job: &Job) -> Result<()> {
         let ran = file.exists();
         write(&file, &job.plan.isis.clone().unwrap_or_default()).doing(Kind::Environment, noting)?;
         if ran { restart(init::ADAPTER.name)? } else { pid_one(dir)?.tell(&control::Request::Adapter)? }
+    }
+    if job.routers {
+        let file = super::recursion::config_file(dir);
+        let ran = file.exists();
+        write(&file, &job.plan.routers.clone().unwrap_or_default()).doing(Kind::Environment, noting)?;
+        if ran { restart(init::EMULATED.name)? } else { pid_one(dir)?.tell(&control::Request::Routers)? }
     }
     let names = names::Config::of(&job.state.lab);
     let file = super::engine::names_file(dir);

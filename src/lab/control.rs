@@ -54,6 +54,8 @@ pub enum Request {
     },
     /// Starts what carries IS-IS over virtual links where none runs.
     Adapter,
+    /// Starts what serves emulated routers where none runs.
+    Routers,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,17 +26,19 @@ pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
 pub(super) const PLAN: &str = "plan.json";
 /// What files on their way to their names are called, behind these.
 pub(super) const HALF: &str = ".half";
-const HALVES: [&str; 4] = ["plan.json.half", "plan.json.new.half", "names.json.half", "isis.json.half"];
+const HALVES: [&str; 5] =
+    ["plan.json.half", "plan.json.new.half", "names.json.half", "isis.json.half", "routers.json.half"];
 pub(super) const PLAN_UNFINISHED: &str = "plan.json.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
 pub(super) const NAMES: &str = "names.json";
 pub(super) const ISIS: &str = "isis.json";
+pub(super) const ROUTERS: &str = "routers.json";
 pub(super) const FASTPATH_UNFINISHED: &str = "fastpath.json.new";
 pub(super) const CONTROL: &str = "fastpath.sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     STATE,
     STATE_UNFINISHED,
     FAULTS,
@@ -46,6 +48,7 @@ const FILES: [&str; 13] = [
     FASTPATH_UNFINISHED,
     NAMES,
     ISIS,
+    ROUTERS,
     CONTROL,
     INIT,
     PLAN,

@@ -35,6 +35,8 @@ pub const ENGINE: &str = "lab-engine";
 pub const ANSWERS: &str = "lab-names";
 /// The subcommand under which [`super::isis::run`] is started.
 pub const ISIS: &str = "lab-isis";
+/// The subcommand under which [`super::recursion::run`] is started.
+pub const ROUTERS: &str = "lab-routers";
 
 /// One of the lab's own processes: its name as a service, in words, and its subcommand.
 pub(super) struct Own {
@@ -46,6 +48,7 @@ pub(super) struct Own {
 pub(super) const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subcommand: ENGINE };
 pub(super) const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
 pub(super) const ADAPTER: Own = Own { name: "isis", what: "IS-IS adapter", subcommand: ISIS };
+pub(super) const EMULATED: Own = Own { name: "routers", what: "emulated routers", subcommand: ROUTERS };
 
 /// How long one of them may take until it does its work.
 const OWN_START: Duration = Duration::from_secs(30);
@@ -109,6 +112,9 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     }
     if job.plan.isis.is_some() {
         timed(&mut timings, ADAPTER.what, || start_own(&mut supervisor, dir, &ADAPTER))?;
+    }
+    if job.plan.routers.is_some() {
+        timed(&mut timings, EMULATED.what, || start_own(&mut supervisor, dir, &EMULATED))?;
     }
     let mut state = State {
         schema: state::SCHEMA.to_owned(),
@@ -226,6 +232,9 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
     }
     if let Some(config) = &job.plan.isis {
         fs::write(super::isis::config_file(dir), serde_json::to_vec(config)?)?;
+    }
+    if let Some(config) = &job.plan.routers {
+        fs::write(super::recursion::config_file(dir), serde_json::to_vec(config)?)?;
     }
     fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
     Ok((Namespaces::at(ns), nodes))

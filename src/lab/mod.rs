@@ -29,6 +29,7 @@ pub mod mounts;
 pub mod namespaces;
 mod ready;
 mod reconfigure;
+pub mod recursion;
 mod running;
 mod service;
 mod start;

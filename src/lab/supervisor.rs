@@ -481,6 +481,7 @@ impl Supervisor {
             }
             Request::Engine => return Some(self.own(&init::FASTPATH)),
             Request::Adapter => return Some(self.own(&init::ADAPTER)),
+            Request::Routers => return Some(self.own(&init::EMULATED)),
             Request::Start { service } => (service, Event::Start, true),
             Request::Stop { service } => (service, Event::Stop, false),
             Request::Restart { service } => (service, Event::Restart, true),

@@ -20,7 +20,7 @@ pub(super) fn tests(lab: &Lab, specs: &[TestSpec], source: &str, errors: &mut Er
 }
 
 /// What `vilab logs` knows beside the apps.
-const RESERVED: [&str; 3] = ["lab", "fastpath", "names"];
+const RESERVED: [&str; 5] = ["lab", "fastpath", "names", "isis", "routers"];
 
 /// Binds all apps. One without a name is called after its program; a second of that name gets a number.
 pub(super) fn apps(lab: &Lab, specs: &[AppSpec], errors: &mut Errors) -> Vec<App> {

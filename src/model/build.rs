@@ -1,16 +1,18 @@
 //! From names to a [`Lab`]: one function a rule, all errors at once. A [`FlatLab`] goes in; the lab, addressed and
 //! measured, or every error found comes out. It never stops at the first error of a stage.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
 use super::address::{self, Allocator, Claim, LINK_POOL, Layout, NETWORK_POOL, Need};
+use super::emulated::{self, Emulated, Port, Recursion};
 use super::leases::Leases;
 use super::{
     BASE, Carrier, DataplaneChoice, End, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, Node, NodeId,
-    Role, Security, bind, join, names,
+    Role, Seat, Security, bind, join, names,
 };
 use crate::expand::{FlatLab, FlatLink, FlatVi};
 use crate::routing::{Rib, protocol};
@@ -33,9 +35,15 @@ const HEADER: u32 = 20;
 ///
 /// # Errors
 /// All errors of the lab, those of the stages before included.
-pub fn build(flat: &FlatLab, source: &str, errors: Errors, running: Option<&Lab>) -> Result<Lab, Errors> {
+pub fn build(flat: &FlatLab, source: &str, mut errors: Errors, running: Option<&Lab>) -> Result<Lab, Errors> {
+    let (fabrics, recursions) = emulated::fabrics(flat, &mut errors);
+    let whole = match fabrics.is_empty() {
+        true => Cow::Borrowed(flat),
+        false => Cow::Owned(FlatLab { vis: [flat.vis.clone(), fabrics].concat(), ..flat.clone() }),
+    };
+    let flat = whole.as_ref();
     let leases = running.map(Leases::of).unwrap_or_default();
-    let mut builder = Builder { flat, errors, lab: empty(flat), leases: &leases };
+    let mut builder = Builder { flat, recursions: &recursions, errors, lab: empty(flat), leases: &leases };
     builder.networks();
     join::gateways(&mut builder.lab, &flat.gateways, &flat.base, &mut builder.errors);
     builder.fixed_addresses();
@@ -48,6 +56,7 @@ pub fn build(flat: &FlatLab, source: &str, errors: Errors, running: Option<&Lab>
         builder.first_addresses();
         builder.protocols();
         builder.mtus();
+        builder.self_transit();
     }
     let apps = bind::apps(&builder.lab, &flat.apps, &mut builder.errors);
     let tests = bind::tests(&builder.lab, &flat.tests, source, &mut builder.errors);
@@ -63,6 +72,7 @@ fn empty(flat: &FlatLab) -> Lab {
         description: flat.description.clone(),
         dataplane: flat.dataplane,
         networks: Vec::new(),
+        emulated: Vec::new(),
         gateways: Vec::new(),
         apps: Vec::new(),
         tests: Vec::new(),
@@ -71,6 +81,7 @@ fn empty(flat: &FlatLab) -> Lab {
 
 struct Builder<'a> {
     flat: &'a FlatLab,
+    recursions: &'a [Recursion],
     errors: Errors,
     lab: Lab,
     leases: &'a Leases<'a>,
@@ -98,6 +109,9 @@ impl<'a> Builder<'a> {
         order.sort_by_key(|i| depths[*i]);
         for index in order {
             self.place(NetId(index + 1));
+        }
+        for index in 0..self.recursions.len() {
+            self.seat(index);
         }
         for index in 0..self.flat.vis.len() {
             let net = NetId(index + 1);
@@ -171,7 +185,8 @@ impl<'a> Builder<'a> {
 
     fn over(&mut self, index: usize) -> Option<NetId> {
         let vi = &self.flat.vis[index];
-        if let Some(fault) = names::network_fault(&vi.name.value) {
+        let named = index < self.flat.vis.len() - self.recursions.len();
+        if let Some(fault) = names::network_fault(&vi.name.value).filter(|_| named) {
             let title = format!("`{}` cannot be the name of a VI", vi.name.value);
             self.errors.push(Diagnostic::new("name", vi.name.span, title).label(fault));
         }
@@ -230,15 +245,17 @@ impl<'a> Builder<'a> {
             self.error("empty-vi", vi.name.span, format!("VI `{}` has no nodes", vi.name.value));
         }
         self.check_node_names(vi.nodes.iter().map(|n| &n.name), &format!("VI `{}`", vi.name.value));
+        let is_fabric = index >= self.flat.vis.len() - self.recursions.len();
+        let between = if is_fabric { '@' } else { '.' };
         let nodes = vi.nodes.iter().enumerate().map(|(at, spec)| Node {
             id: NodeId { net, index: at },
             name: spec.name.value.clone(),
-            role: spec.role,
+            role: spec.role(),
             at: None,
             base: NodeId { net: BASE, index: 0 },
             dataplane: DataplaneChoice::Auto,
-            netns: format!("v.{}.{}", vi.name.value, spec.name.value),
-            host: (spec.role != Role::Router).then_some(UNSET),
+            netns: format!("v.{}{between}{}", vi.name.value, spec.name.value),
+            host: (spec.role() != Role::Router).then_some(UNSET),
             stacked: Vec::new(),
             ends: Vec::new(),
             wires: Vec::new(),
@@ -269,6 +286,7 @@ impl<'a> Builder<'a> {
             let short = word.strip_prefix(&prefix).unwrap_or(word);
             match self.find(below, short) {
                 Some(at) => {
+                    self.check_bearer(net, at, &spec.at);
                     let base = self.lab.node(at).base;
                     let node = &mut self.lab.networks[net.0].nodes[index];
                     (node.at, node.base) = (Some(at), base);
@@ -276,6 +294,62 @@ impl<'a> Builder<'a> {
                 None => self.misplaced(net, below, &spec.at),
             }
         }
+    }
+
+    /// What cannot bear nodes of other VIs: a phantom VH is nothing but an interface, and an emulated router is nowhere.
+    fn check_bearer(&mut self, net: NetId, at: NodeId, word: &Spanned<String>) {
+        let first_fabric = self.flat.vis.len() - self.recursions.len();
+        let is_fabric = net.0 > first_fabric;
+        let bearer = self.lab.node(at);
+        let emulated = at.net != BASE && self.vi(at.net).nodes[at.index].emulate.is_some();
+        let what = match bearer.role {
+            Role::Phantom if !is_fabric => "a phantom VH",
+            Role::Router if emulated => "a router that a VI plays",
+            Role::Host | Role::Router | Role::Both | Role::Phantom => return,
+        };
+        let title = format!("`{}` is {what}: it bears no nodes of other VIs", self.lab.full_name(at));
+        self.error("placement", word.span, title);
+    }
+
+    /// Notes the ports of an emulated router, and where they are.
+    fn seat(&mut self, index: usize) {
+        let Recursion { outer, router, inner, ports } = &self.recursions[index];
+        let fabric = NetId(self.flat.vis.len() - self.recursions.len() + index + 1);
+        let (outer, inner) = (NetId(outer + 1), NetId(inner + 1));
+        let router = NodeId { net: outer, index: *router };
+        let unlinked = EndId { link: LinkId { net: outer, index: usize::MAX }, side: 0 };
+        let port = |(edge, (name, phantom)): (usize, &(Spanned<String>, usize))| Port {
+            name: name.value.clone(),
+            phantom: NodeId { net: inner, index: *phantom },
+            edge: NodeId { net: fabric, index: edge },
+            end: unlinked,
+        };
+        let ports: Vec<Port> = ports.iter().enumerate().map(port).collect();
+        let first = ports.first().map(|p| self.lab.node(p.edge).base);
+        let node = &mut self.lab.networks[outer.0].nodes[router.index];
+        node.base = first.unwrap_or(node.base);
+        let resolve = self.vi(inner).emulate.as_ref().map(|e| e.resolve).unwrap_or_default();
+        self.lab.emulated.push(Emulated { router, inner, fabric, resolve, ports });
+    }
+
+    /// The place of a link's end at a port: that of the phantom VH, in the VI's own underlay.
+    fn find_seat(&mut self, router: NodeId, port: &str, span: Span) -> Option<Seat> {
+        let found = self.lab.emulated(router)?.ports.iter().find(|p| p.name == port)?.clone();
+        let below = self.lab.net(router.net).over?;
+        let mut way = std::iter::successors(Some(found.phantom), |id| self.lab.node(*id).at);
+        if let Some(at) = way.find(|id| id.net == below) {
+            return Some(Seat { partition: found.edge, at });
+        }
+        if self.lab.node(found.phantom).at.is_some() {
+            let title = format!(
+                "`{}` stands on no node of `{}`, which `{}` rides on",
+                self.lab.full_name(found.phantom),
+                self.lab.net(below).name,
+                self.lab.net(router.net).name
+            );
+            self.error("emulate", span, title);
+        }
+        None
     }
 
     fn misplaced(&mut self, net: NetId, below: NetId, at: &Spanned<String>) {
@@ -298,12 +372,18 @@ impl<'a> Builder<'a> {
     fn links(&mut self, net: NetId, specs: &[FlatLink]) {
         let index: BTreeMap<String, NodeId> =
             self.lab.net(net).nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
-        let mut between: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        let mut between: BTreeMap<[&str; 2], usize> = BTreeMap::new();
         let mut taken: BTreeMap<String, Span> = BTreeMap::new();
         for spec in specs {
             let ends = [&spec.a, &spec.b].map(|end| self.link_end(net, &index, end));
             let [Some(a), Some(b)] = ends else { continue };
-            let count = between.entry((a.index.min(b.index), a.index.max(b.index))).or_default();
+            if a.0 == b.0 && spec.a.value != spec.b.value {
+                let title = format!("both ends are ports of `{}`", self.lab.node(a.0).name);
+                self.error("link", spec.b.span, title);
+            }
+            let mut names = [spec.a.value.as_str(), spec.b.value.as_str()];
+            names.sort_unstable();
+            let count = between.entry(names).or_default();
             *count += 1;
             let name = self.link_name(spec, *count);
             let span = spec.name.as_ref().map_or(spec.a.span, |n| n.span);
@@ -321,7 +401,13 @@ impl<'a> Builder<'a> {
         net: NetId,
         index: &BTreeMap<String, NodeId>,
         end: &Spanned<String>,
-    ) -> Option<NodeId> {
+    ) -> Option<(NodeId, Option<Seat>)> {
+        if net != BASE
+            && let Some((router, port)) = emulated::port_of(self.vi(net), &end.value)
+        {
+            let router = NodeId { net, index: router };
+            return Some((router, Some(self.find_seat(router, port, end.span)?)));
+        }
         let found = index.get(&end.value).copied();
         if found.is_none() {
             let network = self.lab.net(net);
@@ -329,7 +415,7 @@ impl<'a> Builder<'a> {
             let error = Diagnostic::new("unknown-node", end.span, title).label(format!("`{}`", end.value));
             self.errors.push(error.meant(&end.value, network.nodes.iter().map(|n| n.name.as_str())));
         }
-        found
+        found.map(|node| (node, None))
     }
 
     fn link_name(&mut self, spec: &FlatLink, count: usize) -> String {
@@ -344,16 +430,22 @@ impl<'a> Builder<'a> {
         if count == 1 { plain } else { format!("{plain}.{count}") }
     }
 
-    fn add_link(&mut self, net: NetId, nodes: [NodeId; 2], name: String, spec: &FlatLink) {
+    fn add_link(&mut self, net: NetId, ends: [(NodeId, Option<Seat>); 2], name: String, spec: &FlatLink) {
         let id = LinkId { net, index: self.lab.net(net).links.len() };
-        let carrier = self.carrier(net, nodes);
+        let end = |(node, seat)| End { node, dev: String::new(), addr: UNSET, link_addr: None, seat };
+        let ends = ends.map(end);
+        let carrier = self.carrier(net, &ends);
         let security = self.link_security(net, spec);
-        let end = |node| End { node, dev: String::new(), addr: UNSET, link_addr: None, seat: None };
-        let network = &mut self.lab.networks[net.0];
-        for (side, node) in nodes.iter().enumerate() {
-            network.nodes[node.index].ends.push(EndId { link: id, side });
+        for (side, end) in ends.iter().enumerate() {
+            let id = EndId { link: id, side };
+            self.lab.networks[net.0].nodes[end.node.index].ends.push(id);
+            if let Some(seat) = end.seat {
+                let ports = self.lab.emulated.iter_mut().flat_map(|e| &mut e.ports);
+                ports.filter(|p| p.edge == seat.partition).for_each(|p| p.end = id);
+            }
         }
-        let (ends, cost, impair) = (nodes.map(end), spec.cost, spec.impair);
+        let network = &mut self.lab.networks[net.0];
+        let (cost, impair) = (spec.cost, spec.impair);
         network.links.push(Link { id, name, ends, cost, mtu: 0, carrier, security, impair });
     }
 
@@ -370,9 +462,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn carrier(&self, net: NetId, nodes: [NodeId; 2]) -> Option<Carrier> {
+    fn carrier(&self, net: NetId, ends: &[End; 2]) -> Option<Carrier> {
         let over = self.lab.net(net).over?;
-        let [a, b] = nodes.map(|n| self.lab.node(n).base);
+        let [a, b] = ends.each_ref().map(|end| self.lab.site(end).base);
         Some(match over {
             BASE if a == b => Carrier::Inside,
             BASE => Carrier::Tunnel,
@@ -395,6 +487,21 @@ impl<'a> Builder<'a> {
         }
         if self.errors.is_empty() {
             self.link_addresses();
+        }
+        self.fabric_addresses();
+    }
+
+    /// The link addresses of a fabric are the host addresses of the phantom VHs.
+    fn fabric_addresses(&mut self) {
+        let fabrics: Vec<NetId> = self.lab.emulated.iter().map(|e| e.fabric).collect();
+        for net in fabrics {
+            for index in 0..self.lab.net(net).links.len() {
+                for side in 0..2 {
+                    let at = self.lab.site(&self.lab.net(net).links[index].ends[side]).at;
+                    let host = at.and_then(|at| self.lab.node(at).host);
+                    self.lab.networks[net.0].links[index].ends[side].link_addr = host;
+                }
+            }
         }
     }
 
@@ -431,8 +538,7 @@ impl<'a> Builder<'a> {
     fn need(&self, net: NetId) -> Need {
         let network = self.lab.net(net);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let stacked: usize =
-            self.lab.networks.iter().filter(|n| n.over == Some(net)).map(|n| 2 * n.links.len()).sum();
+        let stacked: usize = self.named_above(net).map(|n| 2 * n.links.len()).sum();
         let fixed = network.nodes.iter().filter(|n| n.host.is_some_and(|h| h != UNSET)).count();
         let stacked = if net == BASE || stacked == 0 { 0 } else { stacked + fixed };
         let wires = self.lab.gateways.iter().filter(|g| g.link.ends[1].node.net == net).count();
@@ -441,6 +547,11 @@ impl<'a> Builder<'a> {
             stacked: count(stacked),
             links: count(network.links.len() + wires + fixed),
         }
+    }
+
+    /// The networks over `net` whose link addresses are its own for them alone; a fabric has those of phantom VHs.
+    fn named_above(&self, net: NetId) -> impl Iterator<Item = &Network> {
+        self.lab.named_networks().filter(move |n| n.over == Some(net))
     }
 
     /// The pool of each network: the one the file gives, or the lowest block that keeps ships apart.
@@ -492,7 +603,9 @@ impl<'a> Builder<'a> {
     }
 
     fn footprint(&self, net: NetId) -> BTreeSet<usize> {
-        self.lab.net(net).nodes.iter().map(|n| n.base.index).collect()
+        let ends = self.lab.net(net).links.iter().flat_map(|l| &l.ends).filter(|e| e.seat.is_some());
+        let seats = ends.map(|e| self.lab.site(e).base.index);
+        self.lab.net(net).nodes.iter().map(|n| n.base.index).chain(seats).collect()
     }
 
     /// Pools written in the file must keep ships apart by themselves.
@@ -577,7 +690,7 @@ impl<'a> Builder<'a> {
         let of_running = |end: &EndId| leases.placed_link(&self.lab, end.link)?.ends[end.side].link_addr;
         let mut above: Vec<Option<Ipv4Addr>> =
             stacked.iter().map(|end| of_running(end).filter(|a| free.take(&[*a]))).collect();
-        for vi in self.lab.networks.iter().filter(|n| net != BASE && n.over == Some(net)) {
+        for vi in self.named_above(net).filter(|_| net != BASE) {
             free.avoid(leases.link_addrs(&vi.name));
         }
         let Layout { mut hosts, mut stacked, mut links } = layout;
@@ -602,7 +715,7 @@ impl<'a> Builder<'a> {
 
     /// The ends of all links stacked on `below`, none on the base.
     fn stacked_ends(&self, below: NetId) -> Vec<EndId> {
-        let above = self.lab.networks.iter().filter(|n| below != BASE && n.over == Some(below));
+        let above = self.named_above(below).filter(|_| below != BASE);
         above.flat_map(|n| &n.links).flat_map(|l| [0, 1].map(|side| EndId { link: l.id, side })).collect()
     }
 
@@ -611,8 +724,8 @@ impl<'a> Builder<'a> {
         for (id, addr) in self.stacked_ends(below).into_iter().zip(addrs) {
             let end = &mut self.lab.networks[id.link.net.0].links[id.link.index].ends[id.side];
             end.link_addr = *addr;
-            let node = end.node;
-            if let Some(at) = self.lab.node(node).at {
+            let end = end.clone();
+            if let Some(at) = self.lab.site(&end).at {
                 self.lab.networks[below.0].nodes[at.index].stacked.extend(addr);
             }
         }
@@ -704,7 +817,12 @@ impl<'a> Builder<'a> {
 
     fn devices(&mut self) {
         for index in 0..self.lab.networks.len() {
-            let prefix = if index == BASE.0 { "e-" } else { "v-" };
+            let fabric = self.lab.fabric(NetId(index)).is_some();
+            let prefix = match index {
+                0 => "e-",
+                _ if fabric => "x-",
+                _ => "v-",
+            };
             for node in 0..self.lab.networks[index].nodes.len() {
                 let node = &self.lab.networks[index].nodes[node];
                 let ends: Vec<EndId> = node.ends.iter().chain(&node.wires).copied().collect();
@@ -761,8 +879,56 @@ impl<'a> Builder<'a> {
         }
         let mut order: Vec<NetId> = self.lab.networks[1..].iter().map(|n| n.id).collect();
         order.sort_by_key(|id| self.lab.net(*id).depth);
-        for net in order {
-            self.vi_mtus(net);
+        // What fits through an emulated router is known when its inner VI is, which may ride on the router's own.
+        let rounds = self.lab.emulated.len() + 1;
+        let before = self.errors.len();
+        for _ in 0..rounds {
+            self.errors.truncate(before);
+            let was: Vec<u32> = self.lab.links().map(|l| l.mtu).collect();
+            order.iter().for_each(|net| self.vi_mtus(*net));
+            if self.lab.links().map(|l| l.mtu).eq(was) {
+                break;
+            }
+        }
+    }
+
+    /// A tunnel must not lead through the router that it is a part of (pitfall of every recursive tunnel: each new outer
+    /// header has a new TTL, so such packets never age).
+    fn self_transit(&mut self) {
+        if self.lab.emulated.is_empty() {
+            return;
+        }
+        let rib = Rib::compute(&self.lab);
+        let crossed = self.lab.emulated.iter().enumerate().map(|(index, emulated)| {
+            let mut found = BTreeSet::new();
+            for link in &self.lab.net(emulated.fabric).links {
+                self.crossed(&rib, link, &mut found);
+            }
+            (index, found)
+        });
+        for index in emulated::circles(&crossed.collect()) {
+            let router = self.lab.emulated[index].router;
+            let inner = self.lab.net(self.lab.emulated[index].inner).name.clone();
+            let name = self.lab.full_name(router);
+            let spec = &self.vi(router.net).nodes[router.index];
+            let span = spec.emulate.as_ref().map_or(spec.name.span, |e| e.span);
+            let title = format!("what `{inner}` carries for `{name}` would pass `{name}` itself");
+            let help = "the nodes that it stands on must reach each other without this router";
+            self.errors.push(Diagnostic::new("self-transit", span, title).help(help));
+        }
+    }
+
+    /// The emulated routers, by index, that packets of a link pass in the layers below.
+    fn crossed(&self, rib: &Rib, link: &Link, found: &mut BTreeSet<usize>) {
+        let Some(Carrier::Stacked) = link.carrier else { return };
+        for (from, to) in [(0, 1), (1, 0)] {
+            let at = self.lab.site(&link.ends[from]).at;
+            let (Some(at), Some(to)) = (at, link.ends[to].link_addr) else { continue };
+            for end in rib.links_between(&self.lab, at, to).unwrap_or_default() {
+                let node = self.lab.peer(end).node;
+                found.extend(self.lab.emulated.iter().position(|e| e.router == node));
+                self.crossed(rib, self.lab.link(end.link), found);
+            }
         }
     }
 
@@ -781,7 +947,7 @@ impl<'a> Builder<'a> {
             if unknown && !self.lab.net(below).links.is_empty() && self.unrouted(below, id) {
                 continue;
             }
-            let fit = room.map_or(inside, |room| self.beside_security(id, room));
+            let fit = room.map_or(inside, |room| self.beside_security(id, room)).min(self.through(id));
             let mtu = self.choose_mtu(id, fit);
             self.lab.networks[net.0].links[index].mtu = mtu;
         }
@@ -802,6 +968,13 @@ impl<'a> Builder<'a> {
         let span = self.vi(id.net).links.get(id.index).map_or(self.vi(id.net).name.span, |l| l.a.span);
         self.error("no-path", span, title);
         true
+    }
+
+    /// What fits through the emulated router that a link ends at, between the two ports that are farthest apart.
+    fn through(&self, id: LinkId) -> u32 {
+        let routers = self.lab.link(id).ends.iter().filter_map(|e| self.lab.emulated(e.node));
+        let inside = routers.flat_map(|e| &self.lab.net(e.fabric).links).map(|l| l.mtu);
+        inside.filter(|mtu| *mtu != 0).min().unwrap_or(u32::MAX)
     }
 
     fn below_name(&self, end: &End) -> String {
@@ -829,10 +1002,16 @@ impl<'a> Builder<'a> {
         let below = self.lab.net(a.net);
         let over = if a == b { None } else { Some(rib.links_between(&self.lab, a, to)?) };
         let path = match over.filter(|_| !below.routing.is_dynamic()) {
-            None => below.links.iter().map(|l| l.mtu).min(),
+            None => below.links.iter().filter(|l| !self.plays_end(id.net, l)).map(|l| l.mtu).min(),
             Some(ends) => ends.iter().map(|e| self.lab.link(e.link).mtu).min(),
         };
         Some(path?.saturating_sub(headers * HEADER))
+    }
+
+    /// Whether a link ends at a router that VI `net` plays: no packet of `net` itself ever takes it.
+    fn plays_end(&self, net: NetId, link: &Link) -> bool {
+        let routers = link.ends.iter().filter_map(|end| self.lab.emulated(end.node));
+        routers.into_iter().any(|emulated| emulated.inner == net)
     }
 
     /// The computed MTU, or the smaller one the file asks for.
@@ -868,7 +1047,9 @@ impl Default for NodeId {
 pub(super) fn find_node(lab: &Lab, name: &Spanned<String>) -> Result<NodeId, Diagnostic> {
     let matches: Vec<NodeId> = lab
         .nodes()
-        .filter(|n| n.name == name.value || lab.full_name(n.id) == name.value)
+        .filter(|n| {
+            (n.name == name.value && lab.fabric(n.id.net).is_none()) || lab.full_name(n.id) == name.value
+        })
         .map(|n| n.id)
         .collect();
     match matches.as_slice() {
@@ -876,7 +1057,8 @@ pub(super) fn find_node(lab: &Lab, name: &Spanned<String>) -> Result<NodeId, Dia
         [] => {
             let error =
                 Diagnostic::new("unknown-node", name.span, format!("there is no node `{}`", name.value));
-            let all: Vec<String> = lab.nodes().flat_map(|n| [n.name.clone(), lab.full_name(n.id)]).collect();
+            let all: Vec<String> =
+                lab.named_nodes().flat_map(|n| [n.name.clone(), lab.full_name(n.id)]).collect();
             Err(match nearest(&name.value, all.iter().map(String::as_str)) {
                 Some(near) => error.help(format!("did you mean `{near}`?")),
                 None => error,

@@ -43,6 +43,15 @@ fn fault(lab: &Lab, spec: &FlatGateway, [a, b]: [NodeId; 2]) -> Option<Diagnosti
         let title = format!("`{first}` and `{second}` are nodes of one network: a gateway joins two");
         return Some(Diagnostic::new("gateway", span, title).help("write it under `links:` of that network"));
     }
+    for (id, name) in [a, b].into_iter().zip([&spec.link.a, &spec.link.b]) {
+        let what = match lab.emulated(id) {
+            Some(_) => "a router that a VI plays",
+            None if lab.node(id).role == Role::Phantom => "a phantom VH, nothing but the port of a router",
+            None => continue,
+        };
+        let title = format!("`{}` is {what}: no gateway ends there", lab.full_name(id));
+        return Some(Diagnostic::new("gateway", name.span, title));
+    }
     let [on, under] = [a, b].map(|id| lab.node(id).base);
     let placed = [a, b].iter().all(|id| id.net == BASE || lab.node(*id).at.is_some());
     if on == under || !placed {
@@ -76,7 +85,8 @@ fn add(lab: &mut Lab, spec: &FlatGateway, nodes: [NodeId; 2], name: String, mtu:
     for (side, node) in nodes.iter().enumerate() {
         lab.networks[node.net.0].nodes[node.index].wires.push(EndId { link: id, side });
     }
-    let end = |node| End { node, dev: String::new(), addr: Ipv4Addr::UNSPECIFIED, link_addr: None, seat: None };
+    let end =
+        |node| End { node, dev: String::new(), addr: Ipv4Addr::UNSPECIFIED, link_addr: None, seat: None };
     let link = Link {
         id,
         name,

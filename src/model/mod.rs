@@ -5,6 +5,7 @@ pub mod address;
 mod bind;
 mod build;
 mod difference;
+mod emulated;
 mod find;
 mod gateway;
 pub mod impair;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::build;
 pub use difference::{Difference, Fate, differences};
+pub use emulated::{Emulated, Port};
 pub use gateway::{External, GATEWAYS, Gateway};
 pub use impair::{LinkMeasured, Measured};
 
@@ -64,6 +66,19 @@ pub enum Role {
     Host,
     Router,
     Both,
+    /// A VH that exists only as an interface of the router its VI plays (paper, II.2.4).
+    Phantom,
+}
+
+/// How the edges of an emulated router learn by which port a packet leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolve {
+    /// By the exit resolution protocol.
+    #[default]
+    Exchange,
+    /// Routes written once.
+    Computed,
 }
 
 /// What the file asks for.
@@ -161,8 +176,10 @@ pub struct Lab {
     pub name: String,
     pub description: Option<String>,
     pub dataplane: DataplaneChoice,
-    /// The base network first, then the VIs in the order of the file.
+    /// The base network first, then the VIs in the order of the file, then the fabrics of emulated routers.
     pub networks: Vec<Network>,
+    /// Routers that VIs play, in the order of the file.
+    pub emulated: Vec<Emulated>,
     /// Wires between networks, in the order of the file.
     pub gateways: Vec<Gateway>,
     pub apps: Vec<App>,

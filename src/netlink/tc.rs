@@ -6,7 +6,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use super::request::Request;
-use crate::plan::{FILTER_PRIORITY, Hook, Netem};
+use crate::plan::{FILTER_PRIORITY, Hook, Instruction, Netem, Taken};
 
 const TCA_OPTIONS: u16 = 2;
 const TCA_NETEM_RATE: u16 = 6;
@@ -58,14 +58,14 @@ impl Request {
         Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_REPLACE }
     }
 
-    /// What passes `hook` of device `index` with this EtherType goes on there at device `to`.
+    /// What `takes` takes of what passes `hook` of device `index` goes on at hook `into` of device `to`.
     #[must_use]
-    pub fn add_redirect(index: u32, to: u32, hook: Hook, protocol: u16) -> Self {
+    pub fn add_redirect(index: u32, hook: Hook, takes: &Taken, to: u32, into: Hook) -> Self {
         let mut message = filter(index);
         message.header.parent = parent(hook);
-        message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(protocol.to_be());
+        message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(takes.protocol().to_be());
         message.attributes.push(TcAttribute::Kind("bpf".into()));
-        let options = redirect_options(&ALL, to, hook);
+        let options = redirect_options(&takes.program(), to, into);
         message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
         Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_EXCL }
     }
@@ -144,9 +144,6 @@ fn rate(bytes: &mut Vec<u8>, rate: u64, overhead: i32) {
     attribute(bytes, TCA_NETEM_RATE, &fields.concat());
 }
 
-/// An instruction of classic BPF: operation, jump if true, jump if false, operand.
-type Instruction = (u32, u8, u8, u32);
-
 /// Takes every packet.
 const ALL: [Instruction; 1] = [(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX)];
 
@@ -220,7 +217,7 @@ mod tests {
 
     #[test]
     fn protocol_and_priority_of_a_redirect_share_a_word() {
-        let request = Request::add_redirect(3, 4, Hook::Ingress, 0x00fe);
+        let request = Request::add_redirect(3, Hook::Ingress, &Taken::Protocol(0x00fe), 4, Hook::Ingress);
         let RouteNetlinkMessage::NewTrafficFilter(filter) = request.message else { panic!("a filter") };
         assert_eq!(filter.header.info, 0xfe00 << 16 | u32::from(0x00fe_u16.to_be()));
         assert_eq!(filter.header.parent, INGRESS);

@@ -14,7 +14,7 @@ const MOST: usize = 200;
 /// A sample: from and to some nodes of each network that has gateways, and to the nodes that have them.
 pub(crate) fn pairs(ctx: &Context<'_>) -> Vec<(NodeId, NodeId)> {
     let samples: Vec<(NetId, Vec<NodeId>)> =
-        ctx.lab.networks.iter().map(|n| (n.id, sample(ctx, n.id))).collect();
+        ctx.lab.named_networks().map(|n| (n.id, sample(ctx, n.id))).collect();
     let mut all = Vec::new();
     for (net, here) in &samples {
         let joined = ctx.lab.joined(*net);

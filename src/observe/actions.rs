@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub fn enact(ctx: &Context<'_>, faults: &Faults, touched: &Faults) -> Result<()> {
     let expected = Expected::compute(ctx.lab, ctx.rib, faults);
     let changes: Vec<(NodeId, Change)> =
-        changes(ctx, &expected, &touched.ends(ctx.lab)).into_iter().collect();
+        changes(ctx, faults, &expected, &touched.ends(ctx.lab)).into_iter().collect();
     let done = each(&changes, |(node, change)| Ok(devices::change(ctx, *node, change)))?;
     done.into_iter().collect::<Result<()>>()?;
     await_carrier(ctx, &changes)
@@ -44,12 +44,24 @@ fn await_carrier(ctx: &Context<'_>, changes: &[(NodeId, Change)]) -> Result<()> 
     Ok(())
 }
 
-fn changes(ctx: &Context<'_>, expected: &Expected, touched: &BTreeSet<EndId>) -> BTreeMap<NodeId, Change> {
+/// What becomes of the touched ends on each node. A port that an emulated router has lost is not set down: it has no
+/// carrier.
+fn changes(
+    ctx: &Context<'_>,
+    faults: &Faults,
+    expected: &Expected,
+    touched: &BTreeSet<EndId>,
+) -> BTreeMap<NodeId, Change> {
+    let down = faults.ends(ctx.lab);
     let mut changes = BTreeMap::<NodeId, Change>::new();
     for end in touched {
-        let change = changes.entry(ctx.lab.end(*end).node).or_default();
-        let list = if expected.cut.is_up(*end) { &mut change.up } else { &mut change.down };
-        list.push(*end);
+        // A port of an emulated router is a device of the router and one of its edge.
+        let at = ctx.lab.end(*end);
+        for node in BTreeSet::from([at.node, ctx.lab.site(at).partition]) {
+            let change = changes.entry(node).or_default();
+            let list = if down.contains(end) { &mut change.down } else { &mut change.up };
+            list.push(*end);
+        }
     }
     for (node, change) in changes.iter_mut().filter(|(_, c)| !c.up.is_empty()) {
         change.restore = plan::restored(ctx.lab, expected, *node);

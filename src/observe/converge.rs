@@ -45,8 +45,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How long to wait for a lab where nobody says: longer the more nodes route dynamically.
 #[must_use]
 pub fn patience(lab: &Lab) -> Duration {
-    let dynamic = lab.networks.iter().filter(|n| n.routing.is_dynamic());
-    match dynamic.map(|n| n.nodes.len()).sum::<usize>() {
+    match lab.nodes().filter(|n| lab.reacts(n.id)).count() {
         0 => SETTLE,
         nodes => PATIENCE + PATIENCE_PER_NODE * u32::try_from(nodes).unwrap_or(u32::MAX),
     }
@@ -140,7 +139,7 @@ impl Watched {
 }
 
 fn is_static(lab: &Lab, node: NodeId) -> bool {
-    lab.net(node.net).routing == Routing::Static
+    lab.net(node.net).routing == Routing::Static && !lab.reacts(node)
 }
 
 struct Wait<'a> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{EndId, Link, LinkId, NetId, NodeId};
+use crate::model::{End, EndId, Link, LinkId, NetId, NodeId};
 use crate::netlink::request::NextHop;
 use crate::netlink::{Request, Socket};
 use crate::plan::{Hop, Op};
@@ -51,14 +51,15 @@ pub fn gateways(ctx: &Context<'_>) -> Result<Vec<LinkStats>> {
 }
 
 fn statistics(ctx: &Context<'_>, links: Vec<&Link>) -> Result<Vec<LinkStats>> {
-    let nodes: BTreeSet<NodeId> = links.iter().flat_map(|l| &l.ends).map(|e| e.node).collect();
+    let at = |end: &End| ctx.lab.site(end).partition;
+    let nodes: BTreeSet<NodeId> = links.iter().flat_map(|l| &l.ends).map(at).collect();
     let nodes: Vec<NodeId> = nodes.into_iter().collect();
     let devices: BTreeMap<NodeId, BTreeMap<String, Device>> =
         nodes.iter().copied().zip(each(&nodes, |id| devices(ctx, *id))?).collect();
     let stats = |node: NodeId, dev: &str| devices.get(&node).and_then(|d| d.get(dev)).map(|d| d.stats);
     Ok(links
         .into_iter()
-        .map(|l| LinkStats { link: l.id, ends: [0, 1].map(|i| stats(l.ends[i].node, &l.ends[i].dev)) })
+        .map(|l| LinkStats { link: l.id, ends: [0, 1].map(|i| stats(at(&l.ends[i]), &l.ends[i].dev)) })
         .collect())
 }
 

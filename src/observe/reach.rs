@@ -113,7 +113,7 @@ pub fn verify_within(
     patience: Duration,
     progress: &mut dyn FnMut(&Verified),
 ) -> Result<Vec<Verified>> {
-    let mut networks: Vec<&Network> = ctx.lab.networks.iter().collect();
+    let mut networks: Vec<&Network> = ctx.lab.named_networks().collect();
     networks.sort_by_key(|n| (n.depth, n.id));
     let mut parts: Vec<(NetId, Vec<(NodeId, NodeId)>)> =
         networks.iter().map(|network| (network.id, expected_pairs(ctx, network))).collect();

@@ -77,6 +77,10 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     for network in planner.by_depth() {
         stages.push(Stage { name: format!("VI {}", network.name), ops: planner.vi(network) });
     }
+    let edges = planner.edges();
+    if !edges.is_empty() {
+        stages.push(Stage { name: "emulated routers".to_owned(), ops: edges });
+    }
     let fastpath = planner.fastpath();
     let can_shape = machine.redirect && machine.tun;
     if !(fastpath.devices.is_empty() || can_shape) {
@@ -92,8 +96,9 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let daemons = lab.nodes().map(|n| routing::services(lab, n.id, machine)).collect::<Result<Vec<_>>>()?;
     let apps = lab.apps.iter().map(|a| app(lab, a)).collect();
     let isis = super::isis::config(lab, machine)?;
+    let routers = super::emulated::config(lab, machine)?;
     let (netem, services) = (machine.netem, daemons.concat());
-    Ok(Plan { dataplanes, why, netem, stages, fastpath, isis, views, services, apps })
+    Ok(Plan { dataplanes, why, netem, stages, fastpath, isis, routers, views, services, apps })
 }
 
 /// All routes of one node that vilab writes, connected ones included where the kernel does not make them: what has to
@@ -109,7 +114,8 @@ pub fn routes(lab: &Lab, rib: &Rib, node: NodeId) -> Vec<Op> {
         hops: vec![hop(None, *end)],
         src: node.host,
     });
-    let dynamic = lab.net(node.id.net).routing.is_dynamic();
+    let dynamic =
+        lab.reacts(node.id) && (lab.emulated(node.id).is_none() || lab.net(node.id.net).routing.is_dynamic());
     let written = |route: &&Route| !dynamic || route.hops.iter().all(|end| end.link.net == GATEWAYS);
     let learnt = rib.tables.get(&node.id).into_iter().flatten().filter(written).map(|route| Op::AddRoute {
         ns: node.netns.clone(),
@@ -379,16 +385,17 @@ impl<'a> Planner<'a> {
 
     /// What the partitions below a stacked VI do not take, where the kernel carries them.
     fn stacked_guards(&self, network: &Network) -> Vec<Op> {
-        let kernel = network.nodes.iter().filter(|n| self.kernel(n.base) && !n.stacked.is_empty());
+        let kernel = network.nodes.iter().filter(|n| self.kernel(n.base));
         kernel
-            .map(|node| {
+            .filter_map(|node| {
                 let above = self.lab.networks.iter().filter(|n| n.over == Some(network.id));
                 let links = above.flat_map(|n| &n.links);
-                let pairs: BTreeSet<guard::Pair> = links
-                    .flat_map(|link| self.arriving(link, node.base))
-                    .filter(|(_, local)| node.stacked.contains(local))
-                    .collect();
-                Op::AddRuleset { ns: node.netns.clone(), text: guard::partition(&pairs) }
+                let ends = links.flat_map(|link| [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side])));
+                let here = ends.filter(|(_, near)| self.lab.site(near).at == Some(node.id));
+                let pairs: BTreeSet<guard::Pair> =
+                    here.filter_map(|(far, near)| Some((far.link_addr?, near.link_addr?))).collect();
+                let text = (!pairs.is_empty()).then(|| guard::partition(&pairs))?;
+                Some(Op::AddRuleset { ns: node.netns.clone(), text })
             })
             .collect()
     }
@@ -439,12 +446,29 @@ impl<'a> Planner<'a> {
                 ops.extend(self.link_end(link, side));
             }
         }
+        let edges = self.lab.fabric(network.id).is_some();
         for node in &network.nodes {
+            let emulated = self.lab.emulated(node.id);
+            ops.extend(emulated.iter().flat_map(|e| super::emulated::devices(self.lab, e)));
             ops.extend(super::isis::ops(self.lab, node.id));
             ops.extend(self.addresses(node));
-            ops.extend(routes(self.lab, self.rib, node.id));
+            // Edges have routes when the links of their router are there too.
+            ops.extend(routes(self.lab, self.rib, node.id).into_iter().filter(|_| !edges));
         }
         ops.extend(self.stacked_guards(network));
+        ops
+    }
+
+    /// What makes edges of nodes that have the links of their fabrics and of their routers.
+    fn edges(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for emulated in &self.lab.emulated {
+            for port in &emulated.ports {
+                let kernel = self.kernel(self.lab.node(port.edge).base);
+                ops.extend(super::emulated::edge(self.lab, emulated, port, kernel));
+                ops.extend(routes(self.lab, self.rib, port.edge));
+            }
+        }
         ops
     }
 
@@ -528,16 +552,32 @@ impl<'a> Planner<'a> {
                 name: self.lab.full_name(node.id),
                 netns: node.netns.clone(),
                 node: *on,
+                refuses: self.refused(node),
             });
         }
+        let mut ends: BTreeMap<EndId, usize> = BTreeMap::new();
         for network in self.by_depth() {
             for link in &network.links {
-                let ends = (0..2).filter_map(|side| self.interface(link, side, &partitions));
-                config.interfaces.extend(ends);
+                for side in 0..2 {
+                    let Some(interface) = self.interface(link, side, &partitions) else { continue };
+                    ends.insert(EndId { link: link.id, side }, config.interfaces.len());
+                    config.interfaces.push(interface);
+                }
+            }
+        }
+        for port in self.lab.emulated.iter().flat_map(|e| &e.ports) {
+            for inside in self.lab.node(port.edge).ends.iter().filter_map(|end| ends.get(end)) {
+                config.interfaces[*inside].exit = ends.get(&port.end).copied();
             }
         }
         super::impair(self.lab, self.dataplanes, self.machine.netem, &mut config);
         config
+    }
+
+    /// What an edge of an emulated router does not let pass.
+    fn refused(&self, node: &Node) -> Vec<Ipv4Addr> {
+        let emulated = self.lab.fabric(node.id.net);
+        emulated.map(|e| super::emulated::refused(self.lab, e)).unwrap_or_default()
     }
 
     fn interface(&self, link: &Link, side: usize, partitions: &BTreeMap<NodeId, usize>) -> Option<Interface> {
@@ -556,6 +596,7 @@ impl<'a> Planner<'a> {
             remote: far.link_addr?,
             below,
             security: security::of_end(self.lab, link, side),
+            exit: None,
             impair: Impairment::default(),
         })
     }
@@ -582,7 +623,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn set(ns: &str, key: &str, value: &str) -> Op {
+pub(super) fn set(ns: &str, key: &str, value: &str) -> Op {
     Op::SetSysctl { ns: ns.to_owned(), key: key.to_owned(), value: value.to_owned() }
 }
 
@@ -591,7 +632,7 @@ fn sysctls(ns: &str, forwards: bool) -> Vec<Op> {
     forward.iter().chain(&NODE_SYSCTLS).map(|(key, value)| set(ns, key, value)).collect()
 }
 
-fn host_addr(ns: &str, dev: &str, addr: Ipv4Addr) -> Op {
+pub(super) fn host_addr(ns: &str, dev: &str, addr: Ipv4Addr) -> Op {
     Op::AddAddr { ns: ns.to_owned(), dev: dev.to_owned(), addr: Ipv4Net::from(addr), prefix_route: true }
 }
 

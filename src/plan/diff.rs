@@ -388,9 +388,9 @@ impl<'a> Differ<'a> {
                 Some(Removal::Addr { ns, dev, addr })
             }
             Key::Redirect(_, dev, hook) if !self.is_broken(&ns, &dev) => {
-                let Some(Op::AddRedirect { to, protocol, .. }) = thing.value.first() else { return None };
+                let Some(Op::AddRedirect { to, takes, .. }) = thing.value.first() else { return None };
                 let goes = !self.stays(thing) || self.is_broken(&ns, to);
-                goes.then_some(Removal::Redirect { ns, dev, hook, protocol: *protocol })
+                goes.then_some(Removal::Redirect { ns, dev, hook, protocol: takes.protocol() })
             }
             Key::Policy(_, src, dst, direction) if !self.stays(thing) => {
                 Some(Removal::Policy { ns, src, dst, direction })

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Hook, Machine, Op};
+use super::{Hook, Machine, Op, Taken};
 use crate::error::{Error, Result};
 use crate::isis::{self, config};
 use crate::model::{BASE, EndId, Lab, Link, NodeId, Routing, names};
@@ -53,7 +53,8 @@ fn beside(ns: &str, link: &Link, dev: &str, pdus: &str) -> [Op; 6] {
         dev: from.to_owned(),
         to: to.to_owned(),
         hook,
-        protocol: isis::PROTOCOL,
+        takes: Taken::Protocol(isis::PROTOCOL),
+        into: hook,
     };
     [
         Op::AddTun { ns: ns.to_owned(), dev: pdus.to_owned(), info: true },

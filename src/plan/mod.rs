@@ -3,6 +3,8 @@
 
 mod build;
 mod diff;
+mod emulated;
+mod filter;
 mod gateways;
 mod guard;
 mod impair;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{build, routes};
 pub use diff::{Change, Removal, Resize, diff};
+pub use filter::{Instruction, Taken};
 pub use impair::{Netem, Way, impair, impaired, way};
 pub use restore::restored;
 pub use things::Key;
@@ -29,6 +32,7 @@ use crate::fastpath::Config;
 use crate::isis::Config as IsisConfig;
 use crate::model::{Dataplane, Ready, Restart};
 use crate::packet::esp::Association;
+use crate::recursion::Config as RoutersConfig;
 
 /// What the running machine can carry, as far as planning depends on it; measured by
 /// [`crate::observe`], never assumed.
@@ -66,6 +70,8 @@ pub struct Plan {
     pub fastpath: Option<Config>,
     /// What carries IS-IS over virtual links, where a VI has it.
     pub isis: Option<IsisConfig>,
+    /// What the process that serves emulated routers must know.
+    pub routers: Option<RoutersConfig>,
     /// What each namespace that can be entered shows, beside the machine's own files.
     pub views: BTreeMap<String, View>,
     /// Processes that run while the lab is up and that the network needs, in the order of their start: those of one
@@ -215,13 +221,14 @@ pub enum Op {
         ns: String,
         dev: String,
     },
-    /// Packets of this EtherType go on at the same hook of another device: they leave by that one, or come in by it.
+    /// Packets that pass a hook of one device go on at a hook of another: they leave by that one, or come in by it.
     AddRedirect {
         ns: String,
         dev: String,
         hook: Hook,
-        protocol: u16,
+        takes: Taken,
         to: String,
+        into: Hook,
     },
     AddRoute {
         ns: String,

@@ -13,7 +13,8 @@ use crate::routing::Expected;
 #[must_use]
 pub fn restored(lab: &Lab, expected: &Expected, node: NodeId) -> Vec<Op> {
     let at = lab.node(node);
-    let ends = at.ends.iter().chain(&at.wires);
+    let port = lab.fabric(node.net).and_then(|e| e.ports.iter().find(|p| p.edge == node));
+    let ends = at.ends.iter().chain(&at.wires).chain(port.map(|p| &p.end));
     let up: Vec<&str> = ends.filter(|e| expected.cut.is_up(**e)).map(|e| lab.end(*e).dev.as_str()).collect();
     let is_up = |hop: &Hop| up.contains(&hop.dev.as_str());
     let of_wires =

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Direction, FILTER_PRIORITY, Hook, Hop, Netem, Op, Plan};
+use super::{Direction, FILTER_PRIORITY, Hook, Hop, Instruction, Netem, Op, Plan};
 use crate::model::impair;
 use crate::packet::esp::{Association, ICV_LEN, WINDOW};
 
@@ -53,12 +53,18 @@ impl fmt::Display for Op {
             }
             Self::AddNetem { ns, dev, netem } => write!(f, "tc -n {ns} qdisc replace dev {dev} root {netem}"),
             Self::AddHooks { ns, dev } => write!(f, "tc -n {ns} qdisc add dev {dev} clsact"),
-            Self::AddRedirect { ns, dev, hook, protocol, to } => {
+            Self::AddRedirect { ns, dev, hook, takes, to, into } => {
+                let protocol = takes.protocol();
+                let program = takes.program();
+                let line = |(operation, yes, no, operand): &Instruction| {
+                    format!(",{operation} {yes} {no} {operand}")
+                };
+                let code: String = program.iter().map(line).collect();
                 write!(
                     f,
                     "tc -n {ns} filter add dev {dev} {hook} prio {FILTER_PRIORITY} protocol {protocol:#06x} "
                 )?;
-                write!(f, "bpf bytecode '1,6 0 0 4294967295' action mirred {hook} redirect dev {to}")
+                write!(f, "bpf bytecode '{}{code}' action mirred {into} redirect dev {to}", program.len())
             }
             Self::AddRoute { ns, prefix, hops, src } => {
                 write!(f, "ip -n {ns} route add {prefix} proto static")?;

@@ -11,9 +11,10 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rib, Route};
+use super::{Rib, Route, fabric};
 use crate::model::{
-    BASE, Carrier, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, NodeId, Routing, Target,
+    BASE, Carrier, Emulated, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, NodeId, Resolve, Routing,
+    Target,
 };
 
 /// Links that a packet sent with TTL 64 can pass: each router on the way needs one more than nothing left.
@@ -67,6 +68,7 @@ impl Faults {
             let wire = matches!(end.link.net, BASE | GATEWAYS);
             self.links.contains(&end.link)
                 || self.node_is_down(lab, lab.end(*end).node)
+                || self.node_is_down(lab, lab.site(lab.end(*end)).partition)
                 || (wire && self.node_is_down(lab, lab.peer(*end).node))
         };
         lab.links().flat_map(sides).filter(down).collect()
@@ -95,7 +97,11 @@ impl Cut {
     }
 
     fn touches(&self, lab: &Lab, net: NetId) -> bool {
-        self.dead.iter().any(|l| l.net == net) || self.down.iter().any(|e| lab.end(*e).node.net == net)
+        let down = |end: &EndId| {
+            let site = lab.site(lab.end(*end));
+            lab.end(*end).node.net == net || site.partition.net == net
+        };
+        self.dead.iter().any(|l| l.net == net) || self.down.iter().any(down)
     }
 }
 
@@ -114,14 +120,50 @@ impl Expected {
     /// `rib` is that of the lab without faults.
     #[must_use]
     pub fn compute(lab: &Lab, rib: &Rib, faults: &Faults) -> Self {
-        let cut = Cut { down: faults.ends(lab), dead: BTreeSet::new() };
+        let mut down = faults.ends(lab);
+        loop {
+            let expected = Self::with_down(lab, rib, down.clone());
+            let lost = expected.lost_ports(lab);
+            if lost.is_subset(&down) {
+                return expected;
+            }
+            down.extend(lost);
+        }
+    }
+
+    fn with_down(lab: &Lab, rib: &Rib, down: BTreeSet<EndId>) -> Self {
+        let cut = Cut { down, dead: BTreeSet::new() };
         let mut expected = Self { rib: Rib::default(), cut, unknown: BTreeSet::new() };
         let mut networks: Vec<&Network> = lab.networks.iter().collect();
         networks.sort_by_key(|n| (n.depth, n.id));
         for network in networks {
             expected.add_network(lab, rib, network);
         }
+        for emulated in &lab.emulated {
+            if emulated.resolve == Resolve::Exchange {
+                fabric::add_edges(lab, &mut expected.rib, emulated, &expected.cut);
+                // Whoever knows the router's routes knows its edges'.
+                let known = !expected.unknown.contains(&emulated.router.net);
+                expected.unknown.retain(|net| *net != emulated.fabric);
+                expected.unknown.extend((!known).then_some(emulated.fabric));
+            }
+        }
         expected
+    }
+
+    /// The ends of emulated routers at ports that do not reach the others: such a router takes these down.
+    fn lost_ports(&self, lab: &Lab) -> BTreeSet<EndId> {
+        let mut lost = BTreeSet::new();
+        for emulated in lab.emulated.iter().filter(|e| e.resolve == Resolve::Exchange) {
+            let ports = &emulated.ports;
+            let joined = |a: usize, b: usize| {
+                let inside = emulated.inside(lab, &ports[a], &ports[b]);
+                inside.is_some_and(|end| self.cut.is_alive(end.link))
+            };
+            let whole = fabric::whole(ports.len(), &joined);
+            lost.extend((0..ports.len()).filter(|p| !whole.contains(p)).map(|p| ports[p].end));
+        }
+        lost
     }
 
     /// The ends through which routes of a node leave that the kernel does not make itself, connected: for each end
@@ -223,6 +265,9 @@ impl Expected {
             return found.filter(|links| *links <= most);
         }
         let left = most.checked_sub(1)?;
+        if lab.emulated(node).is_some_and(|e| !self.is_whole(lab, e)) {
+            return None;
+        }
         known.insert(node, None);
         let route = self.rib.route(node, to)?;
         let mut longest = 0;
@@ -240,6 +285,17 @@ impl Expected {
 }
 
 impl Expected {
+    /// Whether all ports of an emulated router that are up reach each other.
+    fn is_whole(&self, lab: &Lab, emulated: &Emulated) -> bool {
+        let lives = |end: EndId| {
+            let ports = [lab.end(end).node, lab.peer(end).node];
+            let port = |edge| emulated.ports.iter().find(|p| p.edge == edge);
+            let used = ports.iter().all(|edge| port(*edge).is_some_and(|p| self.cut.is_up(p.end)));
+            !used || self.cut.is_alive(end.link)
+        };
+        lab.net(emulated.fabric).links.iter().all(|l| lives(EndId { link: l.id, side: 0 }))
+    }
+
     /// The routes of a node, ordered by prefix.
     #[must_use]
     pub fn table(&self, node: NodeId) -> &[Route] {

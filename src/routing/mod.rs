@@ -1,6 +1,7 @@
 //! Shortest paths. A [`Lab`] goes in; a [`Rib`], every route of every namespace, comes out. It never looks at the
 //! kernel: `up` and the tests compare the two.
 
+pub mod fabric;
 mod faults;
 pub mod frr;
 mod journey;
@@ -51,6 +52,9 @@ impl Rib {
         for network in &lab.networks {
             rib.tables.extend(Self::of_network(lab, network.id).tables);
         }
+        for emulated in &lab.emulated {
+            fabric::add_edges(lab, &mut rib, emulated, &Cut::default());
+        }
         rib
     }
 
@@ -64,7 +68,8 @@ impl Rib {
     #[must_use]
     pub fn of_network_without(lab: &Lab, net: NetId, cut: &Cut) -> Self {
         let network = lab.net(net);
-        if network.routing == Routing::None {
+        // The edges of an emulated router have routes of another network, its own.
+        if network.routing == Routing::None || lab.fabric(net).is_some() {
             return Self::default();
         }
         let graph = Graph::new(lab, network, cut);

@@ -12,8 +12,8 @@ use super::gateways::gateway;
 use super::impair;
 use super::tests::test;
 use super::yaml::{Tree, Value};
-use super::{BaseNodeSpec, BaseSpec, LabSpec, LinkSpec, Shape, ViNodeSpec, ViSpec};
-use crate::model::{DataplaneChoice, Impairment, Role, Routing, Security};
+use super::{BaseNodeSpec, BaseSpec, EmulateSpec, LabSpec, LinkSpec, Shape, ViNodeSpec, ViSpec};
+use crate::model::{DataplaneChoice, Impairment, Resolve, Role, Routing, Security};
 
 const DATAPLANES: [(&str, DataplaneChoice); 3] = [
     ("auto", DataplaneChoice::Auto),
@@ -181,7 +181,7 @@ fn vis(tree: &Tree, errors: &mut Errors) -> Vec<ViSpec> {
 
 fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec> {
     let mut fields = Fields::new(tree, "a VI", errors)?;
-    fields.not_yet(&["use", "with", "emulate", "owner"], errors);
+    fields.not_yet(&["use", "with", "owner"], errors);
     let over = match fields.take("over") {
         Some(t) => over(t, errors).unwrap_or_else(|| unread(t)),
         None => Spanned::new("base".to_owned(), name.span),
@@ -192,9 +192,19 @@ fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec>
     let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
     let mtu = fields.take("mtu").and_then(|t| vi_mtu(t, errors));
     let security = fields.take("security").and_then(|t| security(t, errors)).and_then(|s| s.value);
+    let emulate = fields.take("emulate").and_then(|t| emulate(t, errors));
     fields.finish(errors);
     let routing = routing.unwrap_or(Spanned::new(Routing::Static, name.span));
-    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing, security })
+    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing, security, emulate })
+}
+
+/// Options of a VI that plays a router.
+fn emulate(tree: &Tree, errors: &mut Errors) -> Option<EmulateSpec> {
+    const RESOLVES: [(&str, Resolve); 2] = [("exchange", Resolve::Exchange), ("computed", Resolve::Computed)];
+    let mut fields = Fields::new(tree, "`emulate`", errors)?;
+    let resolve = fields.take("resolve").and_then(|t| choice(t, "`resolve`", &RESOLVES, &[], errors));
+    fields.finish(errors);
+    Some(EmulateSpec { span: tree.span, resolve: resolve.unwrap_or_default() })
 }
 
 fn over(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
@@ -226,7 +236,7 @@ fn vi_nodes(tree: &Tree, errors: &mut Errors) -> Vec<ViNodeSpec> {
     entries(tree, "`nodes`", errors)
         .into_iter()
         .map(|(name, value)| {
-            let plain = ViNodeSpec { name: name.clone(), at: unread(value), role: Role::Host, address: None };
+            let plain = ViNodeSpec::placed(name.clone(), unread(value));
             vi_node(name, value, errors).unwrap_or(plain)
         })
         .collect()
@@ -238,25 +248,30 @@ fn unread(tree: &Tree) -> Spanned<String> {
 }
 
 fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViNodeSpec> {
-    const ROLES: [(&str, Role); 3] = [("host", Role::Host), ("router", Role::Router), ("both", Role::Both)];
+    const ROLES: [(&str, Role); 4] =
+        [("host", Role::Host), ("router", Role::Router), ("both", Role::Both), ("phantom", Role::Phantom)];
     if matches!(tree.value, Value::Scalar(_)) {
         let at = text(tree, "a placement", errors)?;
-        return Some(ViNodeSpec { name, at, role: Role::Host, address: None });
+        return Some(ViNodeSpec::placed(name, at));
     }
     let mut fields = Fields::new(tree, "a node of a VI", errors)?;
-    let later = ["use", "with", "emulate", "port"];
-    let expanded = later.iter().any(|key| has_key(tree, key));
+    let later = ["use", "with"];
+    let expanded = later.iter().any(|key| has_key(tree, key)) || has_key(tree, "emulate");
     fields.not_yet(&later, errors);
     let at = match expanded {
         true => fields.take("at"),
         false => fields.require("at", errors),
     };
     let at = at.and_then(|t| text(t, "`at`", errors));
-    let role = fields.take("role").and_then(|t| choice(t, "`role`", &ROLES, &["phantom"], errors));
+    let role = fields
+        .take("role")
+        .and_then(|t| choice(t, "`role`", &ROLES, &[], errors).map(|role| Spanned::new(role, t.span)));
     let address = fields.take("address").and_then(|t| parsed(t, "`address`", "an IPv4 address", errors));
+    let emulate = fields.take("emulate").and_then(|t| text(t, "`emulate`", errors));
+    let port = fields.take("port").and_then(|t| text(t, "`port`", errors));
     fields.finish(errors);
     let at = at.unwrap_or_else(|| unread(tree));
-    Some(ViNodeSpec { name, at, role: role.unwrap_or(Role::Host), address })
+    Some(ViNodeSpec { name, at, role, address, emulate, port })
 }
 
 fn has_key(tree: &Tree, key: &str) -> bool {

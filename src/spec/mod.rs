@@ -22,7 +22,7 @@ pub use gateways::GatewaySpec;
 pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
 pub use units::duration;
 
-use crate::model::{DataplaneChoice, Impairment, Role, Routing, Security};
+use crate::model::{DataplaneChoice, Impairment, Resolve, Role, Routing, Security};
 
 /// A lab file, form checked, names not bound.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +79,15 @@ pub struct ViSpec {
     pub routing: Spanned<Routing>,
     /// Of the links that say nothing themselves.
     pub security: Option<Security>,
+    /// Of a VI that plays a router.
+    pub emulate: Option<EmulateSpec>,
+}
+
+/// `emulate:` of a VI.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmulateSpec {
+    pub span: Span,
+    pub resolve: Resolve,
 }
 
 /// A node of a VI; name and placement may hold ranges.
@@ -86,8 +95,32 @@ pub struct ViSpec {
 pub struct ViNodeSpec {
     pub name: Spanned<String>,
     pub at: Spanned<String>,
-    pub role: Role,
+    /// What the file says, if anything.
+    pub role: Option<Spanned<Role>>,
     pub address: Option<Spanned<Ipv4Addr>>,
+    /// The VI that plays this router.
+    pub emulate: Option<Spanned<String>>,
+    /// The interface of the router its VI plays that this phantom VH is.
+    pub port: Option<Spanned<String>>,
+}
+
+impl ViNodeSpec {
+    /// A VH that is merely placed.
+    #[must_use]
+    pub fn placed(name: Spanned<String>, at: Spanned<String>) -> Self {
+        Self { name, at, role: None, address: None, emulate: None, port: None }
+    }
+
+    /// The role that the file gives it, or that follows from the rest.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        let implied = match (&self.emulate, &self.port) {
+            (Some(_), _) => Role::Router,
+            (None, Some(_)) => Role::Phantom,
+            (None, None) => Role::Host,
+        };
+        self.role.as_ref().map_or(implied, |role| role.value)
+    }
 }
 
 /// One item of `links:`

@@ -15,6 +15,7 @@ mod request {
     nix::ioctl_write_ptr_bad!(set_iff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(set_persist, libc::TUNSETPERSIST);
     nix::ioctl_read_bad!(get_iff, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_write_ptr!(set_carrier, b'T', 226, libc::c_int);
 }
 
 /// Makes a TUN device that stays when its descriptors are closed. Attaching to one that is there is no error.
@@ -93,6 +94,17 @@ pub fn is_attached(fd: BorrowedFd<'_>) -> bool {
     let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: `ifreq` is an interface request that lives through the call, which fills it.
     unsafe { request::get_iff(fd.as_raw_fd(), &raw mut ifreq) }.is_ok()
+}
+
+/// Whether the device has a carrier, as one that is attached to has: without, routing takes it for a cut wire.
+///
+/// # Errors
+/// If the device is gone, or the kernel is older than Linux 5.0.
+pub fn set_carrier(fd: BorrowedFd<'_>, carrier: bool) -> io::Result<()> {
+    let value = libc::c_int::from(carrier);
+    // SAFETY: `fd` is a TUN descriptor, and `value` an integer that lives through the call.
+    unsafe { request::set_carrier(fd.as_raw_fd(), &raw const value) }?;
+    Ok(())
 }
 
 /// Reads one packet.

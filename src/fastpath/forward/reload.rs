@@ -128,7 +128,12 @@ mod tests {
             let partition = at.unwrap_or(found.partitions.len());
             if at.is_none() {
                 let name = (*netns).to_owned();
-                found.partitions.push(Partition { name: name.clone(), netns: name, node: 0 });
+                found.partitions.push(Partition {
+                    name: name.clone(),
+                    netns: name,
+                    node: 0,
+                    refuses: Vec::new(),
+                });
             }
             found.interfaces.push(Interface {
                 partition,
@@ -138,6 +143,7 @@ mod tests {
                 remote: Ipv4Addr::new(172, 16, 1, *last),
                 below: Below::Base { remote: Ipv4Addr::new(10, 0, 0, 9) },
                 security: None,
+                exit: None,
                 impair: Default::default(),
             });
         }

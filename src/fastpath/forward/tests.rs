@@ -50,7 +50,7 @@ impl Chain {
             for j in 0..chain.at[level - 1].len() {
                 let (name, netns) = (format!("{level}/{j}"), String::new());
                 let node = chain.base_of(level, j);
-                chain.config.partitions.push(config::Partition { name, netns, node });
+                chain.config.partitions.push(config::Partition { name, netns, node, refuses: Vec::new() });
             }
         }
         for level in 1..=chain.at.len() {
@@ -103,6 +103,7 @@ impl Chain {
             remote,
             below,
             security: None,
+            exit: None,
             impair: Impairment::default(),
         });
     }
