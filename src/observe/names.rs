@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::model::{BASE, EndId, Lab, NetId, NodeId};
+use crate::model::{BASE, End, EndId, Lab, NetId, NodeId};
 
 /// Source and destination of each header, outermost first.
 pub(crate) type Stack = [(Ipv4Addr, Ipv4Addr)];
@@ -48,12 +48,18 @@ pub fn layers(lab: &Lab, net: NetId, stack: &Stack) -> Vec<String> {
     let Some((inner, outer)) = stack.split_last() else { return Vec::new() };
     let mut words = vec![layer("net", inner, |a| name_of(lab, net, a))];
     let mut below = (net != BASE).then_some(net);
-    let several = lab.net(net).depth > 1;
+    let several = stack.len() > 3;
     for header in outer.iter().rev() {
         words.push(match below {
             Some(BASE) => layer("base", header, |a| name_of(lab, BASE, a)),
             Some(vi) => {
-                let label = if several { format!("link({})", lab.net(vi).name) } else { "link".into() };
+                let vi = carrying(lab, vi, header);
+                below = Some(vi);
+                let label = match lab.fabric(vi) {
+                    Some(emulated) => format!("exit({})", lab.net(emulated.inner).name),
+                    None if several => format!("link({})", lab.net(vi).name),
+                    None => "link".to_owned(),
+                };
                 layer(&label, header, |a| link_end_name(lab, vi, a))
             }
             None => layer("?", header, |a| name_of(lab, BASE, a)),
@@ -64,6 +70,16 @@ pub fn layers(lab: &Lab, net: NetId, stack: &Stack) -> Vec<String> {
     words
 }
 
+/// Whose link header it is under a packet of `net`: its own, or inside an emulated router that of the router's fabric.
+fn carrying(lab: &Lab, net: NetId, (src, dst): &(Ipv4Addr, Ipv4Addr)) -> NetId {
+    let fabrics = lab.emulated.iter().filter(|e| e.router.net == net).map(|e| e.fabric);
+    let is_link = |vi: &NetId| {
+        let pairs = lab.net(*vi).links.iter().map(|l| l.ends.each_ref().map(|end| end.link_addr));
+        pairs.into_iter().any(|[a, b]| [(a, b), (b, a)].contains(&(Some(*src), Some(*dst))))
+    };
+    fabrics.into_iter().find(is_link).unwrap_or(net)
+}
+
 fn layer(label: &str, (src, dst): &(Ipv4Addr, Ipv4Addr), name: impl Fn(Ipv4Addr) -> String) -> String {
     format!("{label} {} -> {}", name(*src), name(*dst))
 }
@@ -72,7 +88,12 @@ fn layer(label: &str, (src, dst): &(Ipv4Addr, Ipv4Addr), name: impl Fn(Ipv4Addr)
 pub(crate) fn link_end_name(lab: &Lab, vi: NetId, addr: Ipv4Addr) -> String {
     let ends = lab.net(vi).links.iter().flat_map(|l| &l.ends);
     let found = ends.into_iter().find(|e| e.link_addr == Some(addr));
-    found.map_or_else(|| addr.to_string(), |e| lab.node(e.node).name.clone())
+    // Of an edge, what has the address is the phantom VH that it stands on.
+    let name = |e: &End| match lab.fabric(vi) {
+        Some(_) => lab.site(e).at.unwrap_or(e.node),
+        None => e.node,
+    };
+    found.map_or_else(|| addr.to_string(), |e| lab.node(name(e)).name.clone())
 }
 
 /// Two lists of rows side by side under `title` and `measured`; rows that differ are marked with `!`.
