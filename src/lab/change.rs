@@ -334,11 +334,10 @@ fn restart_own(dir: &Path, job: &Job) -> Result<()> {
 /// A lab makes places for files of its nodes when it comes up, before anything is mounted there.
 fn check_views(job: &Job) -> Result<()> {
     for view in job.views.iter().filter_map(|ns| job.plan.views.get(ns)) {
-        let dirs = view.dirs.iter().filter(|path| !Path::new(path).is_dir());
-        let files = view.files.keys().filter(|path| {
-            let inside = view.dirs.iter().any(|dir| Path::new(path).starts_with(dir));
-            !inside && !Path::new(path).is_file()
-        });
+        // What a directory brings along needs no place.
+        let bound = |path: &&String| !view::inside(path, &view.dirs);
+        let dirs = view.dirs.iter().filter(bound).filter(|path| !Path::new(path).is_dir());
+        let files = view.files.keys().filter(bound).filter(|path| !Path::new(path).is_file());
         if let Some(path) = dirs.chain(files).next() {
             return Err(Error::usage(format!("{path} cannot be added to the nodes of a lab that is up"))
                 .because("the machine has no such place, and the lab made none when it came up")

@@ -137,7 +137,7 @@ fn below(root: &Path, path: &str) -> PathBuf {
 }
 
 /// Whether a directory brings `path` along.
-fn inside(path: &str, dirs: &[String]) -> bool {
+pub(super) fn inside(path: &str, dirs: &[String]) -> bool {
     dirs.iter().any(|d| path != d && Path::new(path).starts_with(d))
 }
 
