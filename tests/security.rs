@@ -80,7 +80,7 @@ fn parse(text: &str) -> Lab {
 
 /// What carries X and Y, in all ways that this machine can.
 fn carriers() -> Vec<[&'static str; 2]> {
-    let all = common::dataplanes();
+    let all = common::all_dataplanes();
     all.iter().flat_map(|x| all.iter().map(|y| [*x, *y])).collect()
 }
 
