@@ -200,7 +200,7 @@ impl Fake {
     fn op(&mut self, op: &Op, replace: bool) -> Outcome {
         let replace = replace || self.lenient;
         match op {
-            Op::AddNetns { ns } => {
+            Op::AddNetns { ns, .. } => {
                 if self.netns.insert(ns.clone()) {
                     self.device(ns, "lo", Sort::Lo)
                 } else {

@@ -171,6 +171,7 @@ fn network(
         pool: "10.0.0.0/8".parse().unwrap(),
         link_pool: None,
         routing: Routing::Static,
+        owner: None,
         nodes: nodes.iter().enumerate().map(node).collect(),
         links: links.iter().enumerate().map(link).collect(),
     }

@@ -181,7 +181,7 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
         if fits && known.insert(dev) { Ok(()) } else { Err(format!("{dev} cannot be in {ns}")) }
     };
     match op {
-        Op::AddNetns { ns } => match devices.insert(ns, BTreeSet::from(["lo"])) {
+        Op::AddNetns { ns, .. } => match devices.insert(ns, BTreeSet::from(["lo"])) {
             None => Ok(()),
             Some(_) => Err(format!("{ns} is made twice")),
         },

@@ -110,7 +110,7 @@ fn next(ready: &mut Ready, class: Class) -> usize {
 pub(super) fn namespace(op: &Op) -> &str {
     match op {
         Op::AddVeth { a: (ns, _), .. }
-        | Op::AddNetns { ns }
+        | Op::AddNetns { ns, .. }
         | Op::SetSysctl { ns, .. }
         | Op::AddAddr { ns, .. }
         | Op::AddIpip { ns, .. }

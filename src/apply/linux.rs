@@ -15,7 +15,8 @@ use rtnetlink::packet_route::link::LinkAttribute;
 
 use super::{Kernel, cannot};
 use crate::error::{Context, Error, Kind, Result};
-use crate::lab::Namespaces;
+use crate::lab::owner::Maker;
+use crate::lab::{Namespaces, mounts};
 use crate::netlink::request::{NextHop, VethEnd};
 use crate::netlink::{Refusal, Request, Socket};
 use crate::plan::{Hop, Op};
@@ -206,6 +207,27 @@ impl Linux {
         Ok(NextHop { via: hop.via, index: self.index(ns, &hop.dev)? })
     }
 
+    /// Makes the namespaces that are not there yet.
+    fn add_owned(&mut self, owner: Option<&str>, names: &[&str]) -> Result<()> {
+        let (there, names): (Vec<&str>, Vec<&str>) =
+            names.iter().partition(|ns| self.replaces && self.is_there(ns));
+        let closed: Vec<&str> = there.into_iter().filter(|ns| !self.open.contains_key(*ns)).collect();
+        self.open_all(&closed)?;
+        if self.replaces {
+            // A file that a change that was cut short has left without its namespace.
+            names.iter().for_each(|ns| drop(std::fs::remove_file(self.namespaces.path(ns))));
+        }
+        let namespaces = &self.namespaces;
+        let maker = owner.filter(|_| !names.is_empty()).map(Maker::start).transpose()?;
+        let make = |name: &&str| match &maker {
+            None => make_netns(namespaces, name),
+            Some(maker) => make_owned(namespaces, name, maker),
+        };
+        let made: Vec<Netns> = on_a_thread(|| names.iter().map(make).collect())?;
+        self.open.extend(names.iter().map(|n| (*n).to_owned()).zip(made));
+        Ok(())
+    }
+
     /// The second end of each veth, which the request that makes it cannot set up.
     fn set_peers_up(&mut self, ops: &[&Op]) -> Result<()> {
         let mut lanes: BTreeMap<&str, Vec<(&Op, u32)>> = BTreeMap::new();
@@ -243,20 +265,15 @@ impl Linux {
 }
 
 impl Kernel for Linux {
-    fn add_netns(&mut self, names: &[&str]) -> Result<()> {
-        let (there, names): (Vec<&str>, Vec<&str>) =
-            names.iter().partition(|ns| self.replaces && self.is_there(ns));
-        let closed: Vec<&str> = there.into_iter().filter(|ns| !self.open.contains_key(*ns)).collect();
-        self.open_all(&closed)?;
-        if self.replaces {
-            // A file that a change that was cut short has left without its namespace.
-            names.iter().for_each(|ns| drop(std::fs::remove_file(self.namespaces.path(ns))));
+    fn add_netns(&mut self, ops: &[&Op]) -> Result<()> {
+        let mut by_owner: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
+        for op in ops {
+            let Op::AddNetns { ns, owner } = op else {
+                return Err(Error::bug(format!("not a namespace: {op:?}")));
+            };
+            by_owner.entry(owner.as_deref()).or_default().push(ns);
         }
-        let namespaces = &self.namespaces;
-        let made = on_a_thread(|| names.iter().map(|name| make_netns(namespaces, name)).collect())?;
-        let made: Vec<Netns> = made;
-        self.open.extend(names.iter().map(|n| (*n).to_owned()).zip(made));
-        Ok(())
+        by_owner.iter().try_for_each(|(owner, names)| self.add_owned(*owner, names))
     }
 
     fn add_veths(&mut self, ops: &[&Op]) -> Result<()> {
@@ -375,15 +392,35 @@ fn open_netns(namespaces: &Namespaces, name: &str) -> Result<(Netns, Vec<(String
 
 /// Puts the calling thread into a namespace of its own, names it and opens its socket. `lo` is up.
 fn make_netns(namespaces: &Namespaces, name: &str) -> Result<Netns> {
-    let fail = |e: &dyn std::fmt::Display| Error::kernel(format!("cannot make namespace {name}")).because(e);
+    let fail = |e: &dyn std::fmt::Display| cannot_make(name).because(e);
     unshare(CloneFlags::CLONE_NEWNET).map_err(|e| fail(&e))?;
     let path = namespaces.path(name);
     File::create_new(&path).map_err(|e| fail(&e))?;
-    crate::lab::mounts::bind("/proc/thread-self/ns/net", &path).map_err(|e| fail(&e))?;
-    let file = File::open(&path).map_err(|e| fail(&e))?;
+    mounts::bind("/proc/thread-self/ns/net", &path).map_err(|e| fail(&e))?;
+    begin_netns(namespaces, name)
+}
+
+/// The same in a user namespace of its owner's.
+fn make_owned(namespaces: &Namespaces, name: &str, maker: &Maker) -> Result<Netns> {
+    let fail = |e: &dyn std::fmt::Display| cannot_make(name).because(e);
+    let path = namespaces.path(name);
+    File::create_new(&path).map_err(|e| fail(&e))?;
+    maker.make(&path).map_err(|e| fail(&e))?;
+    enter(namespaces, name)?;
+    begin_netns(namespaces, name)
+}
+
+/// The calling thread is in the namespace.
+fn begin_netns(namespaces: &Namespaces, name: &str) -> Result<Netns> {
+    let fail = |e: &dyn std::fmt::Display| cannot_make(name).because(e);
+    let file = File::open(namespaces.path(name)).map_err(|e| fail(&e))?;
     let mut socket = Socket::open().map_err(|e| fail(&e))?;
     socket.execute([Request::up(LO)]).map_err(|e| fail(&e))?;
     Ok(Netns { file, socket })
+}
+
+fn cannot_make(name: &str) -> Error {
+    Error::kernel(format!("cannot make namespace {name}"))
 }
 
 pub(super) fn enter(namespaces: &Namespaces, ns: &str) -> Result<()> {

@@ -44,7 +44,7 @@ pub trait Kernel {
     ///
     /// # Errors
     /// If one cannot be made.
-    fn add_netns(&mut self, names: &[&str]) -> Result<()>;
+    fn add_netns(&mut self, ops: &[&Op]) -> Result<()>;
 
     /// Makes veth pairs: [`Op::AddVeth`] only, in one batch.
     ///
@@ -122,7 +122,7 @@ fn execute_stage(kernel: &mut dyn Kernel, stage: &Stage, progress: &mut dyn FnMu
 fn execute_batch(kernel: &mut dyn Kernel, class: Class, by_ns: &ByNetns<'_>) -> Result<()> {
     let ops = || by_ns.values().flatten().copied().collect::<Vec<_>>();
     match class {
-        Class::Netns => kernel.add_netns(&by_ns.keys().copied().collect::<Vec<_>>()),
+        Class::Netns => kernel.add_netns(&ops()),
         Class::Sysctl => kernel.set_sysctls(by_ns),
         Class::Tun => kernel.add_tuns(by_ns),
         Class::Veth => kernel.add_veths(&ops()),
@@ -150,7 +150,7 @@ pub fn place(ns: &str) -> String {
 fn doing(op: &Op) -> String {
     let at = place(namespace(op));
     match op {
-        Op::AddNetns { ns } => format!("make namespace {ns}"),
+        Op::AddNetns { ns, .. } => format!("make namespace {ns}"),
         Op::SetSysctl { key, value, .. } => format!("set {} to {value} on {at}", key.replace('/', ".")),
         Op::AddVeth { a, b, .. } => format!("add link {at}:{} -- {}:{}", a.1, place(&b.0), b.1),
         Op::AddAddr { dev, addr, .. } => format!("add address {addr} to {dev} on {at}"),
@@ -201,7 +201,8 @@ mod tests {
     }
 
     impl Kernel for Recorder {
-        fn add_netns(&mut self, names: &[&str]) -> Result<()> {
+        fn add_netns(&mut self, ops: &[&Op]) -> Result<()> {
+            let names: Vec<&str> = ops.iter().map(|op| namespace(op)).collect();
             self.calls.push(format!("netns: {}", names.join(" ")));
             Ok(())
         }
@@ -226,7 +227,7 @@ mod tests {
     }
 
     fn netns(ns: &str) -> Op {
-        Op::AddNetns { ns: ns.into() }
+        Op::AddNetns { ns: ns.into(), owner: None }
     }
 
     fn veth(a: (&str, &str), b: (&str, &str)) -> Op {

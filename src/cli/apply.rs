@@ -83,7 +83,7 @@ struct Work {
 impl Work {
     fn new(args: &Args, running: &Running, turn: &Turn) -> Result<Self> {
         let old = running.state().clone();
-        let mut lab = lab::load_with(&args.file, Some(&old.lab))?;
+        let mut lab = lab::load_to_run(&args.file, Some(&old.lab))?;
         args.dataplane.apply(&mut lab);
         let pinned = pin(&mut lab, &old);
         let mut plan = up::plan(&lab)?;
@@ -130,6 +130,15 @@ impl Work {
         let mut reasons = Vec::new();
         for network in &new.networks {
             let Some(was) = old.networks.iter().find(|n| n.name == network.name) else { continue };
+            if was.owner != network.owner {
+                let owner = |of: &Option<String>| of.clone().unwrap_or_else(|| "nobody but root".to_owned());
+                reasons.push(format!(
+                    "VI {} belongs to {}; to belong to {} all of it would have to be made anew",
+                    network.name,
+                    owner(&was.owner),
+                    owner(&network.owner)
+                ));
+            }
             let over = |lab: &Lab, over: Option<model::NetId>| over.map(|id| lab.net(id).name.clone());
             let (before, after) = (over(old, was.over), over(new, network.over));
             if let (Some(before), Some(after)) = (&before, &after)

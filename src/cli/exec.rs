@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use super::{node, output};
 use crate::error::Result;
+use crate::lab::door::{self, Door};
 use crate::lab::{self, Running};
 use crate::model::NodeId;
 
@@ -34,18 +35,15 @@ pub(super) struct ShellArgs {
 }
 
 pub(super) fn exec(args: &ExecArgs) -> Result<u8> {
-    let lab = Running::open_or_only(args.lab.as_deref())?;
-    let node = node::find(&lab.state().lab, &args.node)?;
-    run(&lab, node, &args.command, Vec::new())
+    let place = Place::find(args.lab.as_deref(), &args.node)?;
+    place.run(&args.command, Vec::new())
 }
 
 pub(super) fn shell(args: &ShellArgs) -> Result<u8> {
-    let lab = Running::open_or_only(args.lab.as_deref())?;
-    let node = node::find(&lab.state().lab, &args.node)?;
+    let place = Place::find(args.lab.as_deref(), &args.node)?;
     let shell = std::env::var_os("SHELL").filter(|s| !s.is_empty()).unwrap_or_else(|| "sh".into());
-    let prompt = format!("{}:{}", lab.name(), lab.state().lab.full_name(node));
-    let (command, vars) = interactive(&shell, &prompt);
-    run(&lab, node, &command, vars)
+    let (command, vars) = interactive(&shell, &format!("{}:{}", place.lab(), place.node()));
+    place.run(&command, vars)
 }
 
 /// The shell with a prompt that names the node: bash reads it from PROMPT_COMMAND, after its start files; others
@@ -58,13 +56,47 @@ fn interactive(shell: &OsString, prompt: &str) -> (Vec<OsString>, Vec<(&'static 
     (vec![shell.clone(), "-i".into()], vars)
 }
 
-fn run(
-    lab: &Running,
-    node: NodeId,
-    command: &[OsString],
-    mut vars: Vec<(&'static str, String)>,
-) -> Result<u8> {
-    vars.push(("VILAB_LAB", lab.name().to_owned()));
-    vars.push(("VILAB_NODE", lab.state().lab.full_name(node)));
-    lab::run_in(lab, node, command, &vars, &mut output::error)
+/// Where a command is to run.
+enum Place {
+    /// In a lab of the caller's.
+    Own(Box<Running>, NodeId),
+    /// In a lab of root's, in a VI of the caller's.
+    Owned(Door, String),
+}
+
+impl Place {
+    fn find(lab: Option<&str>, node: &str) -> Result<Self> {
+        let missing = match Running::open_or_only(lab) {
+            Ok(lab) => {
+                let node = node::find(&lab.state().lab, node)?;
+                return Ok(Self::Own(Box::new(lab), node));
+            }
+            Err(e) => e,
+        };
+        door::find(lab)?.map(|door| Self::Owned(door, node.to_owned())).ok_or(missing)
+    }
+
+    fn lab(&self) -> &str {
+        match self {
+            Self::Own(lab, _) => lab.name(),
+            Self::Owned(door, _) => door.lab(),
+        }
+    }
+
+    /// Its full name.
+    fn node(&self) -> String {
+        match self {
+            Self::Own(lab, node) => lab.state().lab.full_name(*node),
+            Self::Owned(_, node) => node.clone(),
+        }
+    }
+
+    fn run(&self, command: &[OsString], mut vars: Vec<(&'static str, String)>) -> Result<u8> {
+        vars.push(("VILAB_LAB", self.lab().to_owned()));
+        vars.push(("VILAB_NODE", self.node()));
+        match self {
+            Self::Own(lab, node) => lab::run_in(lab, *node, command, &vars, &mut output::error),
+            Self::Owned(door, node) => lab::run_as_owner(door, node, command, &vars, &mut output::error),
+        }
+    }
 }

@@ -32,6 +32,9 @@ pub(super) enum Command {
     /// The emulated routers of a lab: started by its init
     #[command(name = lab::init::ROUTERS, hide = true)]
     Routers { dir: PathBuf },
+    /// Makes namespaces of a user who owns a VI: started by init
+    #[command(name = lab::owner::MAKER, hide = true)]
+    Owner { uid: u32, gid: u32 },
     /// What namespaces of an unprivileged user can do: started by up and doctor
     #[command(name = machine::PROBE, hide = true)]
     Probe { what: machine::Probe },
@@ -49,6 +52,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Names { dir } => lab::engine::answer(&dir)?,
         Command::Isis { dir } => lab::isis::run(&dir)?,
         Command::Routers { dir } => lab::recursion::run(&dir)?,
+        Command::Owner { uid, gid } => lab::owner::run(uid, gid)?,
         Command::Probe { what } => machine::probe(what)?,
         Command::Tester { lab } => test::measure(&lab)?,
     }

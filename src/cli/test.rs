@@ -92,7 +92,7 @@ fn test(file: &Path, args: &Args, signals: &SignalFd) -> Outcome {
 }
 
 fn try_test(file: &Path, args: &Args, signals: &SignalFd, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = lab::load(file)?;
+    let mut lab = lab::load_to_run(file, None)?;
     args.dataplane.apply(&mut lab);
     let plan = up::plan(&lab)?;
     outcome.plan = Some((plan.why.clone(), json!(up::dataplanes(&lab, &plan))));

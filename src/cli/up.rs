@@ -69,7 +69,7 @@ impl DataplaneArg {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let mut lab = lab::load(&args.file)?;
+    let mut lab = lab::load_to_run(&args.file, None)?;
     args.dataplane.apply(&mut lab);
     let plan = plan(&lab)?;
     let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());

@@ -54,6 +54,8 @@ pub struct FlatVi {
     pub security: Option<Security>,
     /// Of a VI that plays a router.
     pub emulate: Option<EmulateSpec>,
+    /// Name or number of the user who may change it.
+    pub owner: Option<String>,
 }
 
 /// One wire between two named nodes of different networks, and whether the first network's default route leads
@@ -124,8 +126,9 @@ fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
 fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
     let nodes = spec.nodes.iter().flat_map(|n| vi_nodes(n, errors)).collect();
     let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect();
-    let ViSpec { name, over, addresses, mtu, routing, security, emulate, .. } = spec;
-    FlatVi { name, over, nodes, links, addresses, mtu, routing, security, emulate }
+    let ViSpec { name, over, addresses, mtu, routing, security, emulate, owner, .. } = spec;
+    let owner = owner.map(|o| o.value);
+    FlatVi { name, over, nodes, links, addresses, mtu, routing, security, emulate, owner }
 }
 
 fn gateways(spec: &GatewaySpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatGateway> {

@@ -269,6 +269,9 @@ fn make(dir: &Path, views: &Views, job: &Job, timings: &mut Timings) -> Result<R
         timed(timings, "fast path", || run_fastpath(dir, job))?;
     }
     timed(timings, "names", || restart_own(dir, job))?;
+    if job.plan.has_owners() {
+        pid_one(dir)?.tell(&control::Request::Door)?;
+    }
     let mut services = Ok(());
     if job.services {
         services = timed(timings, "services", || take(dir, &job.plan.services));

@@ -56,6 +56,8 @@ pub enum Request {
     Adapter,
     /// Starts what serves emulated routers where none runs.
     Routers,
+    /// Lets owners of VIs in.
+    Door,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,6 +36,8 @@ pub(super) const ISIS: &str = "isis.json";
 pub(super) const ROUTERS: &str = "routers.json";
 pub(super) const FASTPATH_UNFINISHED: &str = "fastpath.json.new";
 pub(super) const CONTROL: &str = "fastpath.sock";
+/// What the socket is called by which owners of VIs enter their nodes, behind the name of the lab, which has no dot.
+pub(super) const DOOR: &str = "sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
 const FILES: [&str; 14] = [
@@ -57,6 +59,9 @@ const FILES: [&str; 14] = [
 /// What the watcher calls itself, prctl(2) PR_SET_NAME.
 pub(super) const WATCHER: &str = "vilab-watcher";
 
+/// Where root's labs keep their state.
+pub(super) const ROOTS: &str = "/run/vilab";
+
 /// Where labs keep their state: `$VILAB_RUNTIME_DIR`, or `/run/vilab` for root, or `$XDG_RUNTIME_DIR/vilab`, or a
 /// private directory under the temporary one.
 ///
@@ -66,7 +71,7 @@ pub(super) fn base() -> Result<PathBuf> {
     let uid = nix::unistd::geteuid();
     let (path, mode) = match (env_dir("VILAB_RUNTIME_DIR"), env_dir("XDG_RUNTIME_DIR")) {
         (Some(dir), _) => (dir, 0o700),
-        (None, _) if uid.is_root() => (PathBuf::from("/run/vilab"), 0o755),
+        (None, _) if uid.is_root() => (PathBuf::from(ROOTS), 0o755),
         (None, Some(dir)) if dir.is_dir() => (dir.join("vilab"), 0o700),
         (None, _) => (std::env::temp_dir().join(format!("vilab-{uid}")), 0o700),
     };
@@ -158,6 +163,7 @@ fn same_file(file: &File, path: &Path) -> bool {
 
 /// Removes what labs keep beside the lock, and nothing that is not theirs.
 fn empty(dir: &Path) -> io::Result<()> {
+    absent_is_fine(fs::remove_file(super::door_socket(dir)))?;
     for name in FILES.iter().chain(&HALVES) {
         absent_is_fine(fs::remove_file(dir.join(name)))?;
     }

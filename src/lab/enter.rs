@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
+use super::door::Door;
 use super::view::Views;
 use super::{Running, mounts};
 use crate::apply;
@@ -53,8 +54,32 @@ pub fn run_in(
     vars: &[(&str, String)],
     complain: &mut dyn FnMut(&Error),
 ) -> Result<u8> {
+    run_after(|| enter(lab, node), argv, vars, complain)
+}
+
+/// The same for the owner of a VI of somebody else's lab, by the full name of the node.
+///
+/// # Errors
+/// As [`run_in`], and if the node is not the caller's.
+pub fn run_as_owner(
+    door: &Door,
+    node: &str,
+    argv: &[OsString],
+    vars: &[(&str, String)],
+    complain: &mut dyn FnMut(&Error),
+) -> Result<u8> {
+    run_after(|| door.enter(node), argv, vars, complain)
+}
+
+/// Runs `argv` where `enter` brings this process.
+fn run_after(
+    enter: impl FnOnce() -> Result<()>,
+    argv: &[OsString],
+    vars: &[(&str, String)],
+    complain: &mut dyn FnMut(&Error),
+) -> Result<u8> {
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    enter(lab, node)?;
+    enter()?;
     if std::env::set_current_dir(&cwd).is_err() {
         std::env::set_current_dir("/").doing(Kind::Environment, || "cannot enter /".into())?;
     }

@@ -116,6 +116,7 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     if job.plan.routers.is_some() {
         timed(&mut timings, EMULATED.what, || start_own(&mut supervisor, dir, &EMULATED))?;
     }
+    let owned = job.plan.has_owners();
     let mut state = State {
         schema: state::SCHEMA.to_owned(),
         init,
@@ -137,6 +138,9 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     state.measured = measured;
     start_services(&mut supervisor, &job.plan.apps, APPS, &mut timings)?;
     timed(&mut timings, "names", || start_own(&mut supervisor, dir, &NAMES))?;
+    if owned {
+        super::door::open(dir).doing(Kind::Environment, || "cannot let owners of VIs in".into())?;
+    }
     state.timings.clone_from(&timings);
     state.write(dir)?;
     let _gone = Message::Ready(timings).send(io::stdout());

@@ -17,6 +17,7 @@ pub mod change;
 pub mod control;
 pub mod course;
 mod dir;
+pub mod door;
 pub mod engine;
 mod enter;
 mod faults;
@@ -27,6 +28,7 @@ pub mod logs;
 pub mod message;
 pub mod mounts;
 pub mod namespaces;
+pub mod owner;
 mod ready;
 mod reconfigure;
 pub mod recursion;
@@ -41,8 +43,8 @@ pub mod watcher;
 
 use std::path::{Path, PathBuf};
 
-pub use enter::run_in;
-pub use file::{load, load_with};
+pub use enter::{run_as_owner, run_in};
+pub use file::{load, load_to_run};
 pub use message::Message;
 pub use namespaces::Namespaces;
 pub use running::{Running, clear, end, names};
@@ -63,4 +65,9 @@ fn init_socket(path: &Path) -> PathBuf {
 
 fn control_socket(path: &Path) -> PathBuf {
     path.join(dir::CONTROL)
+}
+
+/// Where owners of VIs ask for their nodes: beside the directory, which is closed to them.
+fn door_socket(path: &Path) -> PathBuf {
+    path.with_extension(dir::DOOR)
 }

@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 
 use super::control::{Reply, Request, Server};
 use super::course::{Act, Event, Exit, State};
+use super::door;
 use super::enter::Nodes;
 use super::init;
 use super::logs;
@@ -482,6 +483,7 @@ impl Supervisor {
             Request::Engine => return Some(self.own(&init::FASTPATH)),
             Request::Adapter => return Some(self.own(&init::ADAPTER)),
             Request::Routers => return Some(self.own(&init::EMULATED)),
+            Request::Door => return Some(self.open_door()),
             Request::Start { service } => (service, Event::Start, true),
             Request::Stop { service } => (service, Event::Stop, false),
             Request::Restart { service } => (service, Event::Restart, true),
@@ -513,6 +515,13 @@ impl Supervisor {
             Ok(()) => Reply::Done,
             Err(e) => Reply::Refused(e.to_string()),
         }
+    }
+
+    /// Lets owners of VIs in, if that has not been done.
+    pub(super) fn open_door(&self) -> Reply {
+        let dir = self.nodes.dir();
+        let opened = if door::is_open(dir) { Ok(()) } else { door::open(dir) };
+        opened.map_or_else(|e| Reply::Refused(format!("cannot let owners of VIs in: {e}")), |()| Reply::Done)
     }
 
     /// Answers the requests whose services have come to rest.

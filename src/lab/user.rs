@@ -46,6 +46,15 @@ fn refused(e: &dyn std::fmt::Display) -> Error {
     }
 }
 
+/// The same where root makes one for another user: `what` it was for.
+pub(super) fn refused_to(what: &str, e: &dyn std::fmt::Display) -> Error {
+    let error = Error::environment(what).because(e);
+    match restriction() {
+        Some((what, fix)) => error.because(what).hint(format!("allow it: {fix}")),
+        None => error,
+    }
+}
+
 /// The setting that forbids unprivileged user namespaces, and the command that allows them.
 #[must_use]
 pub fn restriction() -> Option<(&'static str, &'static str)> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -96,25 +97,16 @@ impl Views {
 
     /// Gives the caller, which has mount and UTS namespaces of its own, the host name and the view of `netns`.
     pub(super) fn enter(&self, netns: &str) -> io::Result<()> {
+        self.sight(netns)?.put()
+    }
+
+    /// The view of `netns`, to be put in its place anywhere. The caller is in the lab's mount namespace.
+    pub(super) fn sight(&self, netns: &str) -> io::Result<Sight> {
         let manifest: Manifest = serde_json::from_slice(&fs::read(self.manifest(netns))?)?;
-        nix::unistd::sethostname(&manifest.hostname)?;
         let root = self.dir.join(netns).join("root");
-        // Copied before the first is put in its place, for that may hide the others.
-        let copy = |path: &str| mount::copy(None, Path::new(path));
-        let own =
-            manifest.binds.iter().map(|path| Ok((path.as_str(), mount::copy(None, &below(&root, path))?)));
-        let own = own.collect::<io::Result<Vec<_>>>()?;
-        let kept: Vec<_> = KEPT.iter().filter_map(|path| Some((*path, copy(path).ok()?))).collect();
-        for (path, copied) in &own {
-            mount::put(copied, Path::new(path)).map_err(|e| about(&e, path))?;
-        }
-        for (path, copied) in &kept {
-            // Where nothing was put over them, they are still there.
-            fs::create_dir_all(path)
-                .and_then(|()| mount::put(copied, Path::new(path)))
-                .map_err(|e| about(&e, path))?;
-        }
-        Ok(())
+        let copy = |path: String| mount::copy(None, &below(&root, &path)).map(|copied| (path, copied));
+        let files = manifest.binds.into_iter().map(copy).collect::<io::Result<_>>()?;
+        Ok(Sight { hostname: manifest.hostname, files })
     }
 
     #[cfg(test)]
@@ -125,6 +117,33 @@ impl Views {
 
     fn manifest(&self, netns: &str) -> PathBuf {
         self.dir.join(netns).join("manifest.json")
+    }
+}
+
+/// What a node shows that is its own, not yet in its place: copies of mounts, by absolute path.
+#[derive(Debug)]
+pub(super) struct Sight {
+    pub(super) hostname: String,
+    pub(super) files: Vec<(String, OwnedFd)>,
+}
+
+impl Sight {
+    /// Gives the caller, which has mount and UTS namespaces of its own, the host name and the files.
+    pub(super) fn put(&self) -> io::Result<()> {
+        nix::unistd::sethostname(&self.hostname)?;
+        // Copied before the first is put in its place, for that may hide them.
+        let copy = |path: &str| mount::copy(None, Path::new(path));
+        let kept: Vec<_> = KEPT.iter().filter_map(|path| Some((*path, copy(path).ok()?))).collect();
+        for (path, copied) in &self.files {
+            mount::put(copied, Path::new(path)).map_err(|e| about(&e, path))?;
+        }
+        for (path, copied) in &kept {
+            // Where nothing was put over them, they are still there.
+            fs::create_dir_all(path)
+                .and_then(|()| mount::put(copied, Path::new(path)))
+                .map_err(|e| about(&e, path))?;
+        }
+        Ok(())
     }
 }
 

@@ -151,6 +151,7 @@ impl<'a> Builder<'a> {
             pool: flat.addresses.as_ref().map_or(address::BASE_POOL, |a| a.value),
             link_pool: None,
             routing: flat.routing.value,
+            owner: None,
             nodes: nodes.collect(),
             links: Vec::new(),
         });
@@ -270,6 +271,7 @@ impl<'a> Builder<'a> {
             pool: NETWORK_POOL,
             link_pool: None,
             routing: vi.routing.value,
+            owner: vi.owner.clone(),
             nodes: nodes.collect(),
             links: Vec::new(),
         });

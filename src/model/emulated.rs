@@ -308,6 +308,7 @@ fn fabric(outer: &FlatVi, router: &ViNodeSpec, inner: &FlatVi, ports: &[(Spanned
         routing: Spanned::new(Routing::Static, span),
         security: None,
         emulate: None,
+        owner: outer.owner.clone(),
     }
 }
 

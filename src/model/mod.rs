@@ -201,6 +201,9 @@ pub struct Network {
     /// Link-layer addresses come from here; VIs over the base.
     pub link_pool: Option<Ipv4Net>,
     pub routing: Routing,
+    /// VIs only: name or number of the unprivileged user who may change it.
+    #[serde(default)]
+    pub owner: Option<String>,
     pub nodes: Vec<Node>,
     pub links: Vec<Link>,
 }

@@ -276,7 +276,9 @@ impl<'a> Planner<'a> {
     fn namespaces(&self) -> Vec<Op> {
         let mut ops = Vec::new();
         for node in self.lab.nodes() {
-            ops.push(Op::AddNetns { ns: node.netns.clone() });
+            // A lab in a user namespace has no second user, and all of it belongs to the one there is.
+            let owner = self.lab.net(node.id.net).owner.clone().filter(|_| !self.machine.one_user);
+            ops.push(Op::AddNetns { ns: node.netns.clone(), owner });
             ops.extend(sysctls(&node.netns, node.forwards));
             ops.extend(routing::memberships(self.lab, node.id));
             ops.extend(node.sysctls.iter().map(|(key, value)| set(&node.netns, key, value)));
@@ -285,7 +287,7 @@ impl<'a> Planner<'a> {
         }
         for base in self.link_layers.keys() {
             let ns = self.lab.link_netns(*base);
-            ops.push(Op::AddNetns { ns: ns.clone() });
+            ops.push(Op::AddNetns { ns: ns.clone(), owner: None });
             ops.extend(sysctls(&ns, false));
         }
         ops

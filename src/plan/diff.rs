@@ -124,7 +124,7 @@ fn op_namespaces(op: &Op) -> Vec<String> {
     let thing = match op {
         Op::AddVeth { a, b, .. } => return vec![a.0.clone(), b.0.clone()],
         Op::MoveLink { ns, to, .. } => return vec![ns.clone(), to.clone()],
-        Op::AddNetns { ns }
+        Op::AddNetns { ns, .. }
         | Op::SetSysctl { ns, .. }
         | Op::AddNeighbour { ns, .. }
         | Op::AddAddr { ns, .. }

@@ -81,6 +81,14 @@ pub struct Plan {
     pub apps: Vec<Service>,
 }
 
+impl Plan {
+    /// Whether a namespace belongs to an unprivileged user.
+    #[must_use]
+    pub fn has_owners(&self) -> bool {
+        self.stages.iter().flat_map(|s| &s.ops).any(|op| matches!(op, Op::AddNetns { owner: Some(_), .. }))
+    }
+}
+
 /// The files of a node that are its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct View {
@@ -151,9 +159,11 @@ pub enum Hook {
 /// One operation on the kernel; `Display` gives it as `ip`, `tc`, `nft` and `sysctl` lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// A network namespace, its `lo` up.
+    /// A network namespace, its `lo` up. With an owner it belongs to a user namespace of this user's, where the user
+    /// is root.
     AddNetns {
         ns: String,
+        owner: Option<String>,
     },
     /// `key` as in sysctl(8), with `/` between the parts: `net/ipv4/ip_forward`.
     SetSysctl {

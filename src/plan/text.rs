@@ -10,8 +10,11 @@ use crate::packet::esp::{Association, ICV_LEN, WINDOW};
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddNetns { ns } => {
-                writeln!(f, "ip netns add {ns}")?;
+            Self::AddNetns { ns, owner } => {
+                match owner {
+                    None => writeln!(f, "ip netns add {ns}")?,
+                    Some(user) => writeln!(f, "{}", owned_netns(ns, user))?,
+                }
                 write!(f, "ip -n {ns} link set dev lo up")
             }
             Self::SetSysctl { ns, key, value } => {
@@ -90,6 +93,15 @@ impl fmt::Display for Op {
             }
         }
     }
+}
+
+/// A process of the user's makes the namespace in a user namespace of its own, and shows it until it has its name.
+fn owned_netns(ns: &str, user: &str) -> String {
+    let group = format!("$(id -g {user} 2>/dev/null || echo {user})");
+    format!(
+        "setpriv --reuid {user} --regid {group} --clear-groups unshare --user --map-root-user --net \\\n  sh -c 'echo $$; \
+         exec sleep 60' | {{ read -r pid; touch /run/netns/{ns}; mount --bind /proc/$pid/ns/net /run/netns/{ns}; kill -PIPE $pid; }}"
+    )
 }
 
 impl fmt::Display for Direction {

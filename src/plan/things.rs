@@ -119,7 +119,7 @@ impl Things {
 
     fn add(&mut self, op: &Op, at: (usize, usize)) {
         match op {
-            Op::AddNetns { ns } => self.put(Key::Netns(ns.clone()), op.clone(), at),
+            Op::AddNetns { ns, .. } => self.put(Key::Netns(ns.clone()), op.clone(), at),
             Op::SetSysctl { ns, key, .. } => self.put(Key::Sysctl(ns.clone(), key.clone()), op.clone(), at),
             Op::AddVeth { a, b, macs, mtu } => {
                 let value = Op::AddVeth { a: a.clone(), b: b.clone(), macs: *macs, mtu: 0 };

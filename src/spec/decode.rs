@@ -181,7 +181,7 @@ fn vis(tree: &Tree, errors: &mut Errors) -> Vec<ViSpec> {
 
 fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec> {
     let mut fields = Fields::new(tree, "a VI", errors)?;
-    fields.not_yet(&["use", "with", "owner"], errors);
+    fields.not_yet(&["use", "with"], errors);
     let over = match fields.take("over") {
         Some(t) => over(t, errors).unwrap_or_else(|| unread(t)),
         None => Spanned::new("base".to_owned(), name.span),
@@ -193,9 +193,10 @@ fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec>
     let mtu = fields.take("mtu").and_then(|t| vi_mtu(t, errors));
     let security = fields.take("security").and_then(|t| security(t, errors)).and_then(|s| s.value);
     let emulate = fields.take("emulate").and_then(|t| emulate(t, errors));
+    let owner = fields.take("owner").and_then(|t| owner(t, errors));
     fields.finish(errors);
     let routing = routing.unwrap_or(Spanned::new(Routing::Static, name.span));
-    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing, security, emulate })
+    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing, security, emulate, owner })
 }
 
 /// Options of a VI that plays a router.
@@ -205,6 +206,19 @@ fn emulate(tree: &Tree, errors: &mut Errors) -> Option<EmulateSpec> {
     let resolve = fields.take("resolve").and_then(|t| choice(t, "`resolve`", &RESOLVES, &[], errors));
     fields.finish(errors);
     Some(EmulateSpec { span: tree.span, resolve: resolve.unwrap_or_default() })
+}
+
+/// A word that can be the name of a user, or a number. Whether there is such a user is the machine's to say.
+fn owner(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
+    let user = text(tree, "`owner`", errors)?;
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || "._-@$".contains(c));
+    if user.value.is_empty() || user.value.starts_with('-') || user.value.contains(odd) {
+        let title = format!("`{}` cannot be a user", user.value);
+        errors
+            .push(Diagnostic::new("wrong-value", user.span, title).label("the name of a user, or a number"));
+        return None;
+    }
+    Some(user)
 }
 
 fn over(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {

@@ -81,6 +81,8 @@ pub struct ViSpec {
     pub security: Option<Security>,
     /// Of a VI that plays a router.
     pub emulate: Option<EmulateSpec>,
+    /// Name or number of the user who may change it.
+    pub owner: Option<Spanned<String>>,
 }
 
 /// `emulate:` of a VI.

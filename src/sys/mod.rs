@@ -8,5 +8,7 @@ pub mod link_socket;
 pub mod mount;
 pub mod packet_socket;
 pub mod pidfd;
+pub mod rights;
 pub mod socket;
 pub mod tun;
+pub mod userns;
