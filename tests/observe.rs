@@ -160,6 +160,7 @@ fn network(
         cost: 1,
         mtu: *mtu,
         carrier: None,
+        parallel: None,
         security: None,
         impair: Default::default(),
     };
@@ -167,6 +168,7 @@ fn network(
         id: NetId(net),
         name: name.into(),
         over: (net > 0).then_some(BASE),
+        besides: Vec::new(),
         depth: usize::from(net > 0),
         pool: "10.0.0.0/8".parse().unwrap(),
         link_pool: None,

@@ -14,7 +14,7 @@ use crate::apply::Timings;
 use crate::error::{Error, Result};
 use crate::lab::change::{Changing, Job, Plans, Turn};
 use crate::lab::{self, Running, State};
-use crate::model::{self, DataplaneChoice, Difference, Lab};
+use crate::model::{self, DataplaneChoice, Difference, Lab, Network};
 use crate::plan::{self, Change, Plan, View};
 use crate::routing::Faults;
 
@@ -139,11 +139,14 @@ impl Work {
                     owner(&network.owner)
                 ));
             }
-            let over = |lab: &Lab, over: Option<model::NetId>| over.map(|id| lab.net(id).name.clone());
-            let (before, after) = (over(old, was.over), over(new, network.over));
-            if let (Some(before), Some(after)) = (&before, &after)
-                && before != after
-            {
+            let over = |lab: &Lab, net: &Network| -> Vec<String> {
+                net.underlays().map(|id| lab.net(id).name.clone()).collect()
+            };
+            let (before, after) = (over(old, was), over(new, network));
+            // Strands come and go beside the one that the nodes are placed by.
+            let strands = before.len() > 1 && after.len() > 1 && before.first() == after.first();
+            if before != after && !strands {
+                let [before, after] = [before, after].map(|names| names.join(", "));
                 reasons.push(format!(
                     "VI {} rides on {before}; to ride on {after} all of it would have to be made anew",
                     network.name

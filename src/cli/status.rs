@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::table::table;
 use super::{DONE, impair, measure, output, up};
 use crate::error::Result;
+use crate::fastpath::StrandState;
 use crate::lab::control::Status;
 use crate::lab::{Running, State};
 use crate::model::{Emulated, Lab, Link, LinkId, NodeId, Port, Role};
-use crate::observe::{self, Context, LinkStats, Part};
+use crate::observe::{self, Context, LinkStats, LinkStrands, Part};
 use crate::routing::{Expected, Faults};
 
 type Counters = BTreeMap<String, BTreeMap<String, u64>>;
@@ -84,6 +85,8 @@ fn summary(state: &State) -> Value {
 struct Details<'a> {
     state: &'a State,
     links: Vec<LinkStats>,
+    /// Of links over parallel underlays.
+    strands: Vec<LinkStrands>,
     faults: Faults,
     /// Virtual links whose packets do not pass what lies below, as computed.
     dead: BTreeSet<LinkId>,
@@ -103,6 +106,7 @@ fn details(lab: &Running, args: &Args) -> Result<()> {
         let details = Details {
             state: lab.state(),
             links: links(context)?,
+            strands: observe::strands(context)?,
             dead: Expected::compute(context.lab, context.rib, &faults).cut.dead,
             faults,
             impaired: impaired(context, lab.state(), args.measure)?,
@@ -159,6 +163,7 @@ impl Details<'_> {
         }
         self.print_nodes();
         self.print_links();
+        self.print_strands();
         if !self.impaired.is_empty() {
             section("impaired links", &impair::TITLES, &impair::cells(&self.impaired));
         }
@@ -228,7 +233,7 @@ impl Details<'_> {
             link.name.clone(),
             format!("{} {}", device(0), device(1)),
             format!("{} {}", a.addr, b.addr),
-            a.link_addr.zip(b.link_addr).map(|(a, b)| format!("{a} {b}")).unwrap_or_default(),
+            link.pairs(0).map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>().join(", "),
             link.mtu.to_string(),
             link.cost.to_string(),
             self.state_of(stats).to_owned(),
@@ -236,6 +241,61 @@ impl Details<'_> {
         ];
         row.extend(self.any_security().then(|| link.security.map_or("", |s| s.as_str()).to_owned()));
         row
+    }
+
+    /// A row for each end of each strand.
+    fn print_strands(&self) {
+        let each = self.strands.iter().flat_map(|link| [0, 1].map(|side| (link, side)));
+        let rows: Vec<_> = each.flat_map(|(link, side)| self.strand_rows(link, side)).collect();
+        if !rows.is_empty() {
+            let titles =
+                ["link", "from", "over", "spread", "weight", "state", "sent", "received", "probes", "lost"];
+            section("strands", &titles, &rows);
+        }
+    }
+
+    fn strand_rows(&self, strands: &LinkStrands, side: usize) -> Vec<Vec<String>> {
+        let lab = self.lab();
+        let link = lab.link(strands.link);
+        let spread = link.parallel.as_ref().map_or("", |p| p.spread.as_str());
+        let row = |strand: &StrandState| {
+            let counts = [strand.sent, strand.received, strand.probes, strand.lost].map(|n| n.to_string());
+            let mut row = vec![
+                lab.full_link_name(link.id),
+                lab.node(link.ends[side].node).name.clone(),
+                strand.underlay.clone(),
+                spread.to_owned(),
+                strand.weight.to_string(),
+                if strand.well { "well" } else { "left out" }.to_owned(),
+            ];
+            row.extend(counts);
+            row
+        };
+        strands.sides[side].iter().map(row).collect()
+    }
+
+    /// Of each underlay, what each end says; null for links that have no strands.
+    fn strands_json(&self, link: &Link) -> Value {
+        let Some(parallel) = &link.parallel else { return Value::Null };
+        let known = self.strands.iter().find(|s| s.link == link.id);
+        let side = |side: usize, strand: usize| known.and_then(|k| k.sides[side].get(strand));
+        let end = |strand: usize, s: usize| {
+            let state = side(s, strand);
+            json!({
+                "node": self.lab().full_name(link.ends[s].node),
+                "link_address": parallel.strands[strand].link_addrs[s],
+                "well": state.map(|s| s.well),
+                "sent": state.map(|s| s.sent),
+                "received": state.map(|s| s.received),
+                "probes": state.map(|s| s.probes),
+                "lost": state.map(|s| s.lost),
+            })
+        };
+        let strands = parallel.strands.iter().enumerate().map(|(i, strand)| {
+            let over = &self.lab().net(strand.below).name;
+            json!({ "over": over, "weight": strand.weight, "ends": [end(i, 0), end(i, 1)] })
+        });
+        strands.collect()
     }
 
     fn print_roles(&self) {
@@ -364,6 +424,8 @@ impl Details<'_> {
             "cost": link.cost,
             "state": self.state_of(stats),
             "ends": [end(0), end(1)],
+            "spread": link.parallel.as_ref().map(|p| p.spread),
+            "strands": self.strands_json(link),
             "impaired": self.impaired.iter().filter(|row| row.id == link.id).map(impair::Row::json).collect::<Vec<_>>(),
         })
     }

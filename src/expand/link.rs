@@ -31,6 +31,7 @@ pub(super) fn expand(spec: &LinkSpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatL
         cost: spec.cost,
         mtu: spec.mtu.clone(),
         security: spec.security.clone(),
+        spread: spec.spread.clone(),
         impair: spec.impair,
     };
     pairs.into_iter().map(one).collect()

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 
 use crate::model::{DataplaneChoice, Impairment, Routing, Security};
 use crate::spec::{
-    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, EmulateSpec, GatewaySpec, LabSpec, Span, Spanned, TestSpec,
-    ViNodeSpec, ViSpec,
+    AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, EmulateSpec, GatewaySpec, LabSpec, Span, Spanned,
+    SpreadSpec, TestSpec, ViNodeSpec, ViSpec,
 };
 
 /// Bound on the nodes of a lab.
@@ -45,6 +45,8 @@ pub struct FlatBase {
 pub struct FlatVi {
     pub name: Spanned<String>,
     pub over: Spanned<String>,
+    /// The others of several parallel underlays.
+    pub besides: Vec<Spanned<String>>,
     pub nodes: Vec<ViNodeSpec>,
     pub links: Vec<FlatLink>,
     pub addresses: Option<Spanned<Ipv4Net>>,
@@ -76,6 +78,7 @@ pub struct FlatLink {
     pub mtu: Option<Spanned<u32>>,
     /// What the link itself says: `none` too.
     pub security: Option<Spanned<Option<Security>>>,
+    pub spread: SpreadSpec,
     /// From the first end to the second, and back.
     pub impair: [Impairment; 2],
 }
@@ -85,7 +88,8 @@ impl FlatLink {
     #[must_use]
     pub fn plain(a: Spanned<String>, b: Spanned<String>) -> Self {
         let impair = [Impairment::default(); 2];
-        Self { a, b, name: None, cost: 1, mtu: None, security: None, impair }
+        let spread = SpreadSpec::default();
+        Self { a, b, name: None, cost: 1, mtu: None, security: None, impair, spread }
     }
 }
 
@@ -126,9 +130,9 @@ fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
 fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
     let nodes = spec.nodes.iter().flat_map(|n| vi_nodes(n, errors)).collect();
     let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect();
-    let ViSpec { name, over, addresses, mtu, routing, security, emulate, owner, .. } = spec;
+    let ViSpec { name, over, besides, addresses, mtu, routing, security, emulate, owner, .. } = spec;
     let owner = owner.map(|o| o.value);
-    FlatVi { name, over, nodes, links, addresses, mtu, routing, security, emulate, owner }
+    FlatVi { name, over, besides, nodes, links, addresses, mtu, routing, security, emulate, owner }
 }
 
 fn gateways(spec: &GatewaySpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatGateway> {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Impairment;
+use crate::model::{Impairment, Spread};
 use crate::packet::esp::Association;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -47,16 +47,41 @@ pub struct Interface {
     pub partition: usize,
     pub dev: String,
     pub mtu: u32,
-    /// Link addresses.
+    /// Link addresses; where there are strands, which have these, the network addresses of the two ends.
     pub local: Ipv4Addr,
     pub remote: Ipv4Addr,
     pub below: Below,
+    /// Of the link header; of a link with strands each of these has its own.
     pub security: Option<Associations>,
     /// What comes in here leaves by this interface of the same partition (index in [`Config::interfaces`]), not looked
     /// up and its TTL as it is: it has been routed where it came into the emulated router.
     pub exit: Option<usize>,
+    /// With [`Below::Strands`].
+    pub bundle: Option<Bundle>,
     /// Of what is sent here.
     pub impair: Impairment,
+}
+
+/// The strands of one end of a link that rides on several VIs at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Bundle {
+    pub spread: Spread,
+    /// Two or more.
+    pub strands: Vec<Strand>,
+}
+
+/// What goes by one of these VIs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Strand {
+    /// The VI's name.
+    pub underlay: String,
+    pub weight: u32,
+    /// The partition of that VI that sends the link packets (index in [`Config::partitions`]), on the same base node.
+    pub partition: usize,
+    /// Link addresses.
+    pub local: Ipv4Addr,
+    pub remote: Ipv4Addr,
+    pub security: Option<Associations>,
 }
 
 /// ESP on the link header of an interface, both directions.
@@ -90,4 +115,6 @@ pub enum Below {
     Inside,
     /// As a packet of the VI below, sent by this partition (index in [`Config::partitions`]).
     Partition(usize),
+    /// By one of the strands of the interface, or by each of them.
+    Strands,
 }

@@ -10,6 +10,7 @@
 //! "done"
 //! ```
 //!
+//! `strands` tells how the strands of links over parallel underlays are.
 //! `reload` changes to another [`super::Config`] while packets flow; it names the file that holds it.
 //! `shape` does to a device of the kernel, a [`ShapedDevice`], what `impair` does to an interface of the fast path.
 
@@ -22,12 +23,21 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::config::ShapedDevice;
+use super::spread::StrandState;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Impairment;
 
 /// Counters by base node name, then by counter name.
 pub type AllCounters = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// The strands of one interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStrands {
+    pub netns: String,
+    pub dev: String,
+    pub strands: Vec<StrandState>,
+}
 
 /// How long a client waits for the engine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     Counters,
+    /// How the strands of all interfaces are.
+    Strands,
     StrongHost {
         node: String,
         on: bool,
@@ -56,6 +68,7 @@ pub enum Request {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     Counters(AllCounters),
+    Strands(Vec<InterfaceStrands>),
     Done,
     /// The request was not carried out; why.
     Refused(String),
@@ -95,7 +108,18 @@ impl Client {
     pub fn counters(&mut self) -> Result<AllCounters> {
         match self.ask(&Request::Counters)? {
             Reply::Counters(counters) => Ok(counters),
-            other @ (Reply::Done | Reply::Refused(_)) => Err(refused(&other)),
+            other @ (Reply::Strands(_) | Reply::Done | Reply::Refused(_)) => Err(refused(&other)),
+        }
+    }
+
+    /// How the strands of all interfaces that have any are.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub fn strands(&mut self) -> Result<Vec<InterfaceStrands>> {
+        match self.ask(&Request::Strands)? {
+            Reply::Strands(strands) => Ok(strands),
+            other @ (Reply::Counters(_) | Reply::Done | Reply::Refused(_)) => Err(refused(&other)),
         }
     }
 
@@ -126,7 +150,7 @@ impl Client {
     fn order(&mut self, request: &Request) -> Result<()> {
         match self.ask(request)? {
             Reply::Done => Ok(()),
-            other @ (Reply::Counters(_) | Reply::Refused(_)) => Err(refused(&other)),
+            other @ (Reply::Counters(_) | Reply::Strands(_) | Reply::Refused(_)) => Err(refused(&other)),
         }
     }
 
@@ -137,7 +161,7 @@ impl Client {
     pub fn reload(&mut self, config: &Path) -> Result<()> {
         match self.ask(&Request::Reload { config: config.to_owned() })? {
             Reply::Done => Ok(()),
-            other @ (Reply::Counters(_) | Reply::Refused(_)) => Err(refused(&other)),
+            other @ (Reply::Counters(_) | Reply::Strands(_) | Reply::Refused(_)) => Err(refused(&other)),
         }
     }
 
@@ -158,7 +182,7 @@ impl Client {
 fn refused(reply: &Reply) -> Error {
     let why = match reply {
         Reply::Refused(why) => why.clone(),
-        Reply::Counters(_) | Reply::Done => "an answer to another question".to_owned(),
+        Reply::Counters(_) | Reply::Strands(_) | Reply::Done => "an answer to another question".to_owned(),
     };
     Error::usage("the fast path refused").because(why)
 }

@@ -1,5 +1,6 @@
 //! Counters of a base node, each with a name. Events go in, numbers by name come out. It never loses one: every
-//! packet read ends, when nothing holds it back any more, as exactly one of `sent`, `delivered`, `punted` or one [`Reason`].
+//! packet read or made ends, when nothing holds it back any more, as exactly one of `sent`, `delivered`, `punted`,
+//! `answers` or one [`Reason`].
 
 use std::collections::BTreeMap;
 
@@ -103,6 +104,12 @@ named! {
         Encapsulated = "encapsulated",
         /// Link headers and base headers taken off.
         Decapsulated = "decapsulated",
+        /// Made of a packet, one for each further strand that it takes.
+        Copied = "copied",
+        /// Sent by the engine itself, to ask how a strand is.
+        Probes = "probes",
+        /// Answers to these.
+        Answers = "answers",
         /// Held back by an impairment, once for each impaired link passed.
         Shaped = "shaped",
     }
@@ -147,16 +154,16 @@ impl Counters {
         self.counts[event as usize]
     }
 
-    /// Packets read.
+    /// Packets read or made.
     #[must_use]
     pub fn read(&self) -> u64 {
-        self.counts(Count::RxBase) + self.counts(Count::RxTun)
+        [Count::RxBase, Count::RxTun, Count::Copied, Count::Probes].iter().map(|c| self.counts(*c)).sum()
     }
 
     /// Packets read whose end is known: equals [`Self::read`] between batches, but for packets that are held back.
     #[must_use]
     pub fn ended(&self) -> u64 {
-        let passed = [Count::Sent, Count::Delivered, Count::Punted].map(|c| self.counts(c));
+        let passed = [Count::Sent, Count::Delivered, Count::Punted, Count::Answers].map(|c| self.counts(c));
         let dropped = Reason::ALL.iter().filter(|r| **r != Reason::RxOverrun).map(|r| self.drops(*r));
         passed.into_iter().chain(dropped).sum()
     }

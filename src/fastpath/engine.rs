@@ -4,13 +4,14 @@
 //!
 //! One thread serves all the nodes of its [`Config`] from one level-triggered epoll: each source is read up to a
 //! budget and its packets are finished before the next source, and an engine that has nothing to do sleeps without
-//! a timeout, but for a timer while packets are held back. A base node and everything on it depend on no other node, so a lab can be split over engines by node.
+//! a timeout, but for a timer while packets are held back and where strands are probed. A base node and everything on it depend on no other node, so a lab can be split over engines by node.
 //!
 //! Base packets pass through raw IP sockets, not packet sockets: the base node's own kernel receives, reassembles,
 //! routes and resolves neighbours, exactly as it does around an ipip device, and an open raw socket of protocol 4
 //! keeps it from answering "protocol unreachable". TUN devices are opened without offloads: the kernel cuts
 //! segmentation offload packets and completes checksums before they are read here.
 
+mod probe;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -150,6 +151,8 @@ struct Engine {
     frames: Vec<Frame>,
     shaped: shaped::Devices,
     held: Later<Held>,
+    /// When strands are probed next; none where there are none.
+    probes_due: Option<Nanos>,
     timer: TimerFd,
     /// What the timer is set to.
     armed: Option<Nanos>,
@@ -210,10 +213,12 @@ impl Engine {
             frames: (0..socket::BATCH).map(|_| Frame::new()).collect(),
             shaped: shaped::Devices::new(namespaces.clone()),
             held: Later::default(),
+            probes_due: None,
             timer,
             armed: None,
             start: Instant::now(),
         };
+        engine.plan_probes();
         engine.watch_all().doing(Kind::Kernel, kernel("watch its sources"))?;
         for partition in 0..engine.followers.len() {
             engine.follow(partition)?;
@@ -364,7 +369,7 @@ impl Engine {
                 Outcome::Hold { interface, until } => {
                     self.held.push(until, Held::Packet { interface, bytes: frame.packet().into() });
                 }
-                Outcome::Drop(_) => {}
+                Outcome::Taken | Outcome::Drop(_) => {}
             }
         }
         let mut rest = to_send.as_slice();
@@ -383,6 +388,7 @@ impl Engine {
             };
             rest = &rest[ended..];
         }
+        self.finish_copies(node);
     }
 
     fn now(&self) -> Nanos {
@@ -390,7 +396,7 @@ impl Engine {
     }
 
     fn set_timer(&mut self) -> Result<()> {
-        let due = self.held.due();
+        let due = self.held.due().into_iter().chain(self.probes_due).min();
         if due == self.armed {
             return Ok(());
         }
@@ -411,6 +417,9 @@ impl Engine {
         let _rung = self.timer.wait();
         self.armed = None;
         let now = self.now();
+        if self.probes_due.is_some_and(|due| due <= now) {
+            self.probe();
+        }
         for _ in 0..socket::BATCH {
             match self.held.pop(now) {
                 Some(Held::Packet { interface, bytes }) => self.release_packets(interface, &bytes, now),
@@ -530,6 +539,7 @@ impl Engine {
     fn answer(&mut self, request: Request) -> Reply {
         match request {
             Request::Counters => Reply::Counters(self.counters()),
+            Request::Strands => Reply::Strands(self.strands()),
             Request::Reload { config } => match read(&config).and_then(|new| self.reload(new)) {
                 Ok(()) => Reply::Done,
                 Err(e) => Reply::Refused(e.to_string()),

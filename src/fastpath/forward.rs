@@ -1,7 +1,7 @@
 //! What happens to a packet: the semantics of nested Linux ipip devices (RFC 2003) in one pass, whatever the
 //! depth. A frame, the time and where it was read go in; the frame, its headers changed in place, and one [`Outcome`] come
-//! out. It never does I/O, never allocates and never answers a packet: what is rare is punted to the kernel of
-//! the partition.
+//! out. It never does I/O, allocates for probes and copies alone and answers probes of strands alone: what is rare is
+//! punted to the kernel of the partition.
 //!
 //! ```text
 //! base node --> [base][link][net] --+                        +--> [base][link][net] --> base node
@@ -17,9 +17,10 @@
 //! partition and arrives at the interface above. The kernel sees none of it, so rules of a partition's netfilter
 //! and traffic control apply to punted and local packets only.
 
+mod parallel;
 mod reload;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 pub use reload::Moves;
@@ -29,6 +30,7 @@ use super::counters::{Count, Counters, Reason};
 use super::fib::{Fib, Lookup};
 use super::frame::Frame;
 use super::protection::Protection;
+use super::spread::Bundle;
 use crate::model::Impairment;
 use crate::packet::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View, Malformed, ipv4};
 use crate::shape::{Chance, Nanos, Shaper, Verdict};
@@ -48,6 +50,8 @@ pub enum Input {
     Base(usize),
     /// It was held back at this interface, its network header first, and its time has come.
     Held(usize),
+    /// It is a [`Made`] one.
+    Made(Via),
 }
 
 /// Where a packet goes. The frame holds what to write there.
@@ -61,8 +65,21 @@ pub enum Outcome {
     Punt(usize),
     /// Nowhere yet: it comes back as [`Input::Held`] at that time.
     Hold { interface: usize, until: Nanos },
+    /// Nowhere: it was the answer to a probe.
+    Taken,
     /// Nowhere; it is counted already.
     Drop(Reason),
+}
+
+/// A strand, by its place in the forwarder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Via(usize);
+
+/// A packet that nobody sent: a probe, or a copy. Its network header comes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    pub via: Via,
+    pub bytes: Box<[u8]>,
 }
 
 /// What a packet does next.
@@ -120,6 +137,10 @@ struct Interface {
     device: Device,
     /// Where what is sent here is impaired.
     shaper: Option<Shaper>,
+    /// Where it has strands.
+    bundle: Option<Box<Bundle>>,
+    /// Of a strand: the interface that has it, and its place there.
+    of: Option<(usize, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -138,7 +159,9 @@ struct Partition {
 pub struct Forwarder {
     nodes: Vec<Node>,
     partitions: Vec<Partition>,
+    /// Those of the config, then their strands.
     interfaces: Vec<Interface>,
+    copies: VecDeque<Made>,
     id: u16,
     chance: Chance,
 }
@@ -161,7 +184,9 @@ impl Forwarder {
     /// If an index in `config` is out of range.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let interfaces: Vec<Interface> = (0..config.interfaces.len()).map(|i| interface(config, i)).collect();
+        let mut interfaces: Vec<Interface> =
+            (0..config.interfaces.len()).map(|i| interface(config, i)).collect();
+        parallel::add_strands(config, &mut interfaces);
         let mut partitions: Vec<Partition> = config.partitions.iter().map(Partition::new).collect();
         let mut nodes: Vec<Node> = config.nodes.iter().map(|n| Node::new(n.addr)).collect();
         for (index, this) in interfaces.iter().enumerate() {
@@ -172,9 +197,10 @@ impl Forwarder {
                 Below::Partition(lower) => {
                     partitions[lower].stacked.insert(pair, index);
                 }
+                Below::Strands => {}
             }
         }
-        Self { nodes, partitions, interfaces, id: 0, chance: Chance::new(SEED) }
+        Self { nodes, partitions, interfaces, copies: VecDeque::new(), id: 0, chance: Chance::new(SEED) }
     }
 
     pub fn set_fib(&mut self, partition: usize, fib: Fib) {
@@ -217,7 +243,7 @@ impl Forwarder {
     /// the caller's to count, when the kernel has taken the packet.
     pub fn handle(&mut self, input: Input, frame: &mut Frame, now: Nanos) -> Outcome {
         let node = match input {
-            Input::Tun(i) | Input::Held(i) => self.interfaces[i].node,
+            Input::Tun(i) | Input::Held(i) | Input::Made(Via(i)) => self.interfaces[i].node,
             Input::Base(node) => node,
         };
         match input {
@@ -227,6 +253,7 @@ impl Forwarder {
                 let shaper = self.interfaces[i].shaper.as_mut();
                 shaper.into_iter().for_each(|s| s.released(frame.len()));
             }
+            Input::Made(_) => {}
         }
         match self.walk(input, frame, now) {
             Ok(outcome) => outcome,
@@ -244,7 +271,7 @@ impl Forwarder {
                 Step::Transmit(i)
             }
             Input::Base(node) => Step::Arrive(self.open_base(node, frame)?),
-            Input::Held(i) => Step::Release(i),
+            Input::Held(i) | Input::Made(Via(i)) => Step::Release(i),
         };
         for _ in 0..MAX_STEPS {
             step = match step {
@@ -289,6 +316,9 @@ impl Forwarder {
     /// node of the VI.
     fn arrive(&mut self, i: usize, frame: &mut Frame) -> Result<Step, Reason> {
         let interface = &self.interfaces[i];
+        if let Some((owner, strand)) = interface.of {
+            return self.arrive_by(i, owner, strand, frame);
+        }
         if !interface.device.up {
             return Err(Reason::LinkDown);
         }
@@ -358,7 +388,7 @@ impl Forwarder {
     /// A packet goes out through interface `i`: over the base, to the other end on this node, or into the VI below.
     fn transmit(&mut self, i: usize, frame: &mut Frame) -> Result<Step, Reason> {
         let interface = &self.interfaces[i];
-        if !interface.device.up {
+        if !self.is_up(i) {
             return Err(Reason::LinkDown);
         }
         let (node, link) = (interface.node, Pair { src: interface.local, dst: interface.remote });
@@ -371,6 +401,7 @@ impl Forwarder {
             }
             Below::Inside => interface.peer.map(Step::Arrive).ok_or(Reason::NoLink),
             Below::Partition(lower) => self.transmit_into(lower, i, link, frame),
+            Below::Strands => self.transmit_by_strand(i, frame),
         }
     }
 
@@ -533,7 +564,7 @@ fn interface(config: &Config, index: usize) -> Interface {
             && node_of(other) == node_of(this)
     };
     let peer = match this.below {
-        Below::Base { .. } => None,
+        Below::Base { .. } | Below::Strands => None,
         Below::Inside | Below::Partition(_) => config.interfaces.iter().position(is_peer),
     };
     Interface {
@@ -547,6 +578,8 @@ fn interface(config: &Config, index: usize) -> Interface {
         protection: this.security.as_ref().map(|s| Box::new(s.into())),
         device: Device { up: false, mtu: this.mtu as usize },
         shaper: shaper_for(this.impair),
+        bundle: this.bundle.as_ref().map(|bundle| Box::new(Bundle::new(this, bundle))),
+        of: None,
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! [`forward`] decides, without I/O; [`fib`] is what the kernel's routes say; [`engine`] moves the packets;
 //! [`control`] reads counters, switches the strong-host rule and changes impairments; `shaped` impairs devices of the
-//! kernel.
+//! kernel; `spread` and [`health`] are about links over parallel underlays.
 
 pub mod config;
 pub mod control;
@@ -15,9 +15,12 @@ pub mod fib;
 pub mod follow;
 pub mod forward;
 pub mod frame;
+pub mod health;
 mod protection;
 mod shaped;
+mod spread;
 
 pub use config::Config;
 pub use counters::{Count, Counters, Reason};
 pub use engine::run;
+pub use spread::{PROBE_EVERY, StrandState};

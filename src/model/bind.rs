@@ -8,7 +8,7 @@ use super::{
     App, BASE, EndId, GATEWAYS, HeaderRow, Lab, LinkId, NetId, NodeId, Target, Test, TestKind, names,
 };
 use crate::spec::{
-    AppSpec, Diagnostic, InjectSpec, PairSpec, RowSpec, Spanned, TestKindSpec, TestSpec, position,
+    AppSpec, Diagnostic, InjectSpec, PairSpec, RowSpec, Span, Spanned, TestKindSpec, TestSpec, position,
 };
 
 type Errors = Vec<Diagnostic>;
@@ -316,6 +316,10 @@ fn address(lab: &Lab, net: NetId, name: &Spanned<String>, errors: &mut Errors) -
     }
     let in_net = lab.net(net).nodes.iter().any(|n| n.name == name.value);
     if !in_net && let Some(end) = link_end(lab, &name.value) {
+        if lab.link(end.link).parallel.is_some() {
+            errors.push(any_strand(lab, end.link, name.span));
+            return None;
+        }
         return lab.end(end).link_addr.or_else(|| Some(lab.end(end).addr));
     }
     let id = near(lab, Some(net), name, errors)?;
@@ -346,6 +350,10 @@ fn link_header(lab: &Lab, net: NetId, pair: &PairSpec, errors: &mut Errors) -> O
     };
     let ends: Vec<EndId> = lab.node(a).ends.iter().copied().filter(|e| lab.peer(*e).node == b).collect();
     match ends.as_slice() {
+        [end] if lab.link(end.link).parallel.is_some() => {
+            errors.push(any_strand(lab, end.link, pair.from.span));
+            None
+        }
         [end] => Some((lab.end(*end).link_addr?, lab.peer(*end).link_addr?)),
         [] => {
             let title = format!("no link joins `{}` and `{}`", pair.from.value, pair.to.value);
@@ -360,6 +368,14 @@ fn link_header(lab: &Lab, net: NetId, pair: &PairSpec, errors: &mut Errors) -> O
             None
         }
     }
+}
+
+/// A link over parallel underlays has no one pair of link addresses.
+fn any_strand(lab: &Lab, link: LinkId, span: Span) -> Diagnostic {
+    let networks = lab.net(link.net).underlays().map(|net| format!("`{}`", lab.net(net).name));
+    let networks: Vec<String> = networks.collect();
+    let title = format!("a packet on link `{}` may take any of {}", lab.link(link).name, networks.join(", "));
+    Diagnostic::new("test", span, title).help("leave the link header out, or give its addresses as numbers")
 }
 
 /// Headers, outermost first: the first of the base, the last of `net`, link ends between.

@@ -12,7 +12,7 @@ use super::emulated::{self, Emulated, Port, Recursion};
 use super::leases::Leases;
 use super::{
     BASE, Carrier, DataplaneChoice, End, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, Node, NodeId,
-    Role, Seat, Security, bind, join, names,
+    Role, Seat, Security, bind, join, names, parallel,
 };
 use crate::expand::{FlatLab, FlatLink, FlatVi};
 use crate::routing::{Rib, protocol};
@@ -100,10 +100,10 @@ impl<'a> Builder<'a> {
 
     fn networks(&mut self) {
         self.base();
-        let over: Vec<Option<NetId>> = (0..self.flat.vis.len()).map(|i| self.over(i)).collect();
+        let over: Vec<Vec<NetId>> = (0..self.flat.vis.len()).map(|i| self.over(i)).collect();
         let depths = self.depths(&over);
         for (index, depth) in depths.iter().enumerate() {
-            self.declare(index, over[index], *depth);
+            self.declare(index, &over[index], *depth);
         }
         let mut order: Vec<usize> = (0..depths.len()).collect();
         order.sort_by_key(|i| depths[*i]);
@@ -147,6 +147,7 @@ impl<'a> Builder<'a> {
             id: BASE,
             name: "base".to_owned(),
             over: None,
+            besides: Vec::new(),
             depth: 0,
             pool: flat.addresses.as_ref().map_or(address::BASE_POOL, |a| a.value),
             link_pool: None,
@@ -184,50 +185,39 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn over(&mut self, index: usize) -> Option<NetId> {
+    fn over(&mut self, index: usize) -> Vec<NetId> {
         let vi = &self.flat.vis[index];
         let named = index < self.flat.vis.len() - self.recursions.len();
         if let Some(fault) = names::network_fault(&vi.name.value).filter(|_| named) {
             let title = format!("`{}` cannot be the name of a VI", vi.name.value);
             self.errors.push(Diagnostic::new("name", vi.name.span, title).label(fault));
         }
-        match vi.over.value.as_str() {
+        std::iter::once(&vi.over).chain(&vi.besides).filter_map(|name| self.underlay(name)).collect()
+    }
+
+    fn underlay(&mut self, name: &Spanned<String>) -> Option<NetId> {
+        match name.value.as_str() {
             "base" => return Some(BASE),
             "" => return None,
             _ => {}
         }
-        let found = self.flat.vis.iter().position(|v| v.name.value == vi.over.value);
+        let found = self.flat.vis.iter().position(|v| v.name.value == name.value);
         if found.is_none() {
             let known = self.flat.vis.iter().map(|v| v.name.value.as_str()).chain(["base"]);
-            let title = format!("there is no network `{}` to ride on", vi.over.value);
-            let error = Diagnostic::new("unknown-network", vi.over.span, title);
-            self.errors.push(error.meant(&vi.over.value, known));
+            let title = format!("there is no network `{}` to ride on", name.value);
+            let error = Diagnostic::new("unknown-network", name.span, title);
+            self.errors.push(error.meant(&name.value, known));
         }
         found.map(|i| NetId(i + 1))
     }
 
-    /// How deep each VI lies; those on a cycle of `over` are reported once and given depth 1.
-    fn depths(&mut self, over: &[Option<NetId>]) -> Vec<usize> {
-        let mut reported = BTreeSet::new();
-        (0..over.len())
-            .map(|start| {
-                let mut way = vec![start];
-                loop {
-                    let below = over[way[way.len() - 1]].unwrap_or(BASE);
-                    if below == BASE {
-                        return way.len();
-                    }
-                    if let Some(at) = way.iter().position(|i| *i == below.0 - 1) {
-                        let cycle: BTreeSet<usize> = way[at..].iter().copied().collect();
-                        if at == 0 && reported.insert(cycle) {
-                            self.cycle(&way);
-                        }
-                        return 1;
-                    }
-                    way.push(below.0 - 1);
-                }
-            })
-            .collect()
+    /// How deep each VI lies; circles of `over` are reported once, and all on them or above given depth 1.
+    fn depths(&mut self, over: &[Vec<NetId>]) -> Vec<usize> {
+        let depths = parallel::depths(over);
+        for way in parallel::circles(over, &depths) {
+            self.cycle(&way);
+        }
+        depths.into_iter().map(|depth| depth.unwrap_or(1)).collect()
     }
 
     fn cycle(&mut self, way: &[usize]) {
@@ -239,7 +229,7 @@ impl<'a> Builder<'a> {
         self.errors.push(error);
     }
 
-    fn declare(&mut self, index: usize, over: Option<NetId>, depth: usize) {
+    fn declare(&mut self, index: usize, over: &[NetId], depth: usize) {
         let vi = &self.flat.vis[index];
         let net = NetId(index + 1);
         if vi.nodes.is_empty() && self.errors.is_empty() {
@@ -266,7 +256,8 @@ impl<'a> Builder<'a> {
         self.lab.networks.push(Network {
             id: net,
             name: vi.name.value.clone(),
-            over,
+            over: over.first().copied(),
+            besides: over.iter().skip(1).copied().collect(),
             depth,
             pool: NETWORK_POOL,
             link_pool: None,
@@ -289,7 +280,9 @@ impl<'a> Builder<'a> {
             match self.find(below, short) {
                 Some(at) => {
                     self.check_bearer(net, at, &spec.at);
-                    let base = self.lab.node(at).base;
+                    let place = self.lab.node(at);
+                    parallel::check_place(&self.lab, net, place, spec.at.span, &mut self.errors);
+                    let base = place.base;
                     let node = &mut self.lab.networks[net.0].nodes[index];
                     (node.at, node.base) = (Some(at), base);
                 }
@@ -438,6 +431,7 @@ impl<'a> Builder<'a> {
         let ends = ends.map(end);
         let carrier = self.carrier(net, &ends);
         let security = self.link_security(net, spec);
+        let parallel = parallel::of_link(self.lab.net(net), &spec.spread, &mut self.errors);
         for (side, end) in ends.iter().enumerate() {
             let id = EndId { link: id, side };
             self.lab.networks[net.0].nodes[end.node.index].ends.push(id);
@@ -448,7 +442,7 @@ impl<'a> Builder<'a> {
         }
         let network = &mut self.lab.networks[net.0];
         let (cost, impair) = (spec.cost, spec.impair);
-        network.links.push(Link { id, name, ends, cost, mtu: 0, carrier, security, impair });
+        network.links.push(Link { id, name, ends, cost, mtu: 0, carrier, parallel, security, impair });
     }
 
     /// The link's own word, else that of its VI.
@@ -470,7 +464,8 @@ impl<'a> Builder<'a> {
         Some(match over {
             BASE if a == b => Carrier::Inside,
             BASE => Carrier::Tunnel,
-            NetId(_) => Carrier::Stacked,
+            NetId(_) if self.lab.net(net).besides.is_empty() => Carrier::Stacked,
+            NetId(_) => Carrier::Parallel,
         })
     }
 
@@ -553,7 +548,7 @@ impl<'a> Builder<'a> {
 
     /// The networks over `net` whose link addresses are its own for them alone; a fabric has those of phantom VHs.
     fn named_above(&self, net: NetId) -> impl Iterator<Item = &Network> {
-        self.lab.named_networks().filter(move |n| n.over == Some(net))
+        self.lab.named_networks().filter(move |n| n.rides_on(net))
     }
 
     /// The pool of each network: the one the file gives, or the lowest block that keeps ships apart.
@@ -688,10 +683,10 @@ impl<'a> Builder<'a> {
         let of_running = |id: &LinkId| Some(leases.link(&self.lab, *id)?.ends.each_ref().map(|e| e.addr));
         let mut pairs: Vec<Option<[Ipv4Addr; 2]>> =
             ids.iter().map(|id| of_running(id).filter(|pair| free.take(pair))).collect();
-        let stacked = self.stacked_ends(net);
-        let of_running = |end: &EndId| leases.placed_link(&self.lab, end.link)?.ends[end.side].link_addr;
+        let slots = self.lab.slots(net);
+        let of_running = |slot: &parallel::Slot| leases.slot(&self.lab, *slot);
         let mut above: Vec<Option<Ipv4Addr>> =
-            stacked.iter().map(|end| of_running(end).filter(|a| free.take(&[*a]))).collect();
+            slots.iter().map(|slot| of_running(slot).filter(|a| free.take(&[*a]))).collect();
         for vi in self.named_above(net).filter(|_| net != BASE) {
             free.avoid(leases.link_addrs(&vi.name));
         }
@@ -715,19 +710,11 @@ impl<'a> Builder<'a> {
         Some(())
     }
 
-    /// The ends of all links stacked on `below`, none on the base.
-    fn stacked_ends(&self, below: NetId) -> Vec<EndId> {
-        let above = self.named_above(below).filter(|_| below != BASE);
-        above.flat_map(|n| &n.links).flat_map(|l| [0, 1].map(|side| EndId { link: l.id, side })).collect()
-    }
-
     /// Each end of a link stacked on `below` has an address of `below` for itself alone (paper, Figure 10).
     fn stack(&mut self, below: NetId, addrs: &[Option<Ipv4Addr>]) {
-        for (id, addr) in self.stacked_ends(below).into_iter().zip(addrs) {
-            let end = &mut self.lab.networks[id.link.net.0].links[id.link.index].ends[id.side];
-            end.link_addr = *addr;
-            let end = end.clone();
-            if let Some(at) = self.lab.site(&end).at {
+        for (slot, addr) in self.lab.slots(below).into_iter().zip(addrs) {
+            self.lab.set_slot(slot, *addr);
+            if let Some(at) = self.lab.stands_on(slot.end, below) {
                 self.lab.networks[below.0].nodes[at.index].stacked.extend(addr);
             }
         }
@@ -922,10 +909,8 @@ impl<'a> Builder<'a> {
 
     /// The emulated routers, by index, that packets of a link pass in the layers below.
     fn crossed(&self, rib: &Rib, link: &Link, found: &mut BTreeSet<usize>) {
-        let Some(Carrier::Stacked) = link.carrier else { return };
-        for (from, to) in [(0, 1), (1, 0)] {
-            let at = self.lab.site(&link.ends[from]).at;
-            let (Some(at), Some(to)) = (at, link.ends[to].link_addr) else { continue };
+        let ways = [0, 1].map(|side| self.lab.ways(EndId { link: link.id, side }));
+        for (at, to) in ways.into_iter().flatten() {
             for end in rib.links_between(&self.lab, at, to).unwrap_or_default() {
                 let node = self.lab.peer(end).node;
                 found.extend(self.lab.emulated.iter().position(|e| e.router == node));
@@ -935,31 +920,39 @@ impl<'a> Builder<'a> {
     }
 
     fn vi_mtus(&mut self, net: NetId) {
-        let below = self.lab.net(net).over.unwrap_or(BASE);
-        let rib = Rib::of_network(&self.lab, below);
+        let below: Vec<NetId> = self.lab.net(net).underlays().collect();
+        let ribs: Vec<Rib> = below.iter().map(|below| Rib::of_network(&self.lab, *below)).collect();
         let count = self.lab.net(net).links.len();
-        let rooms: Vec<Option<u32>> =
-            (0..count).map(|index| self.room(&rib, LinkId { net, index })).collect();
-        let least = rooms.iter().flatten().copied().min();
+        let rooms: Vec<Vec<Option<u32>>> =
+            (0..count).map(|index| self.rooms(&ribs, LinkId { net, index })).collect();
+        let least = rooms.iter().flatten().flatten().copied().min();
         let headers = u32::try_from(self.lab.net(net).depth + 1).unwrap_or(u32::MAX);
         let inside = least.unwrap_or(self.flat.base.mtu.saturating_sub(headers.saturating_mul(HEADER)));
-        for (index, room) in rooms.into_iter().enumerate() {
+        for (index, rooms) in rooms.into_iter().enumerate() {
             let id = LinkId { net, index };
-            let unknown = room.is_none() && self.lab.link(id).carrier != Some(Carrier::Inside);
-            if unknown && !self.lab.net(below).links.is_empty() && self.unrouted(below, id) {
+            let outside = self.lab.link(id).carrier != Some(Carrier::Inside);
+            let unknown = below.iter().zip(&rooms).filter(|(_, room)| outside && room.is_none());
+            let unrouted: Vec<NetId> = unknown
+                .map(|(below, _)| *below)
+                .filter(|below| !self.lab.net(*below).links.is_empty() && self.is_routed(*below))
+                .collect();
+            if !unrouted.is_empty() {
+                unrouted.into_iter().for_each(|below| self.unrouted(below, id));
                 continue;
             }
+            let room = rooms.into_iter().flatten().min();
             let fit = room.map_or(inside, |room| self.beside_security(id, room)).min(self.through(id));
             let mtu = self.choose_mtu(id, fit);
             self.lab.networks[net.0].links[index].mtu = mtu;
         }
     }
 
-    /// Whether the layer below has routes and none between the ends of this link, which is an error.
-    fn unrouted(&mut self, below: NetId, id: LinkId) -> bool {
-        if self.lab.net(below).routing == super::Routing::None {
-            return false;
-        }
+    fn is_routed(&self, net: NetId) -> bool {
+        self.lab.net(net).routing != super::Routing::None
+    }
+
+    /// The layer below has routes and none between the ends of this link.
+    fn unrouted(&mut self, below: NetId, id: LinkId) {
         let link = self.lab.link(id);
         let [a, b] = link.ends.each_ref().map(|end| self.below_name(end));
         let title = format!(
@@ -969,7 +962,6 @@ impl<'a> Builder<'a> {
         );
         let span = self.vi(id.net).links.get(id.index).map_or(self.vi(id.net).name.span, |l| l.a.span);
         self.error("no-path", span, title);
-        true
     }
 
     /// What fits through the emulated router that a link ends at, between the two ports that are farthest apart.
@@ -991,20 +983,22 @@ impl<'a> Builder<'a> {
         link.security.map_or(room, |suite| u32::try_from(largest(suite)).unwrap_or(room))
     }
 
-    /// What fits through the narrowest place of all equal-cost paths below, or of all links where routes move, its
-    /// header taken off; `None` where nothing below limits it or there is no path.
-    fn room(&self, rib: &Rib, id: LinkId) -> Option<u32> {
-        let link = self.lab.link(id);
-        let [a, b] = link.ends.each_ref().map(|end| self.lab.site(end).at.unwrap_or_default());
-        let (to, headers) = match link.carrier? {
-            Carrier::Inside => return None,
-            Carrier::Tunnel => (self.lab.node(b).host?, 2),
-            Carrier::Stacked => (link.ends[1].link_addr?, 1),
-        };
-        let below = self.lab.net(a.net);
-        let over = if a == b { None } else { Some(rib.links_between(&self.lab, a, to)?) };
+    /// What fits through each of the networks below, whose routes `ribs` are; `None` where nothing below limits it or
+    /// there is no path.
+    fn rooms(&self, ribs: &[Rib], id: LinkId) -> Vec<Option<u32>> {
+        let mut ways = self.lab.ways(EndId { link: id, side: 0 }).into_iter();
+        let headers = if self.lab.link(id).carrier == Some(Carrier::Tunnel) { 2 } else { 1 };
+        ribs.iter().map(|rib| self.room(rib, id.net, ways.next()?, headers)).collect()
+    }
+
+    /// What fits through the narrowest place of all equal-cost paths, or of all links where routes move, so many headers
+    /// taken off.
+    fn room(&self, rib: &Rib, net: NetId, (from, to): (NodeId, Ipv4Addr), headers: u32) -> Option<u32> {
+        let below = self.lab.net(from.net);
+        let here = self.lab.addresses(from).any(|addr| addr == to);
+        let over = if here { None } else { Some(rib.links_between(&self.lab, from, to)?) };
         let path = match over.filter(|_| !below.routing.is_dynamic()) {
-            None => below.links.iter().filter(|l| !self.plays_end(id.net, l)).map(|l| l.mtu).min(),
+            None => below.links.iter().filter(|l| !self.plays_end(net, l)).map(|l| l.mtu).min(),
             Some(ends) => ends.iter().map(|e| self.lab.link(e.link).mtu).min(),
         };
         Some(path?.saturating_sub(headers * HEADER))

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{App, Lab, Link, Node};
+use super::{App, Lab, Link, Node, Parallel};
 
 /// What became of something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,16 +79,24 @@ fn link(lab: &Lab, link: &Link) -> Facts {
         let rate = to.rate_bps.map(|r| format!(" {r}bit")).unwrap_or_default();
         format!("{}us {}us {}ppm{rate}", to.delay_us, to.jitter_us, to.loss_ppm)
     };
+    let addresses = |side: usize| link.link_addrs(side).map(|a| a.to_string()).collect::<Vec<_>>().join(",");
     vec![
         ("ends", ends.map(|e| lab.full_name(e.node)).join(" ")),
         ("addresses", ends.map(|e| e.addr.to_string()).join(" ")),
-        ("link addresses", ends.map(|e| e.link_addr.map(|a| a.to_string()).unwrap_or_default()).join(" ")),
+        ("link addresses", [0, 1].map(addresses).join(" ")),
+        ("spread", link.parallel.as_ref().map(|p| spread(lab, p)).unwrap_or_default()),
         ("cost", link.cost.to_string()),
         ("mtu", link.mtu.to_string()),
         ("security", link.security.map(|s| format!("{s:?}")).unwrap_or_else(|| "none".to_owned())),
         ("impairment forward", impairment(0)),
         ("impairment backward", impairment(1)),
     ]
+}
+
+/// `packet over in1:1 in2:3`
+fn spread(lab: &Lab, parallel: &Parallel) -> String {
+    let strands = parallel.strands.iter().map(|s| format!("{}:{}", lab.net(s.below).name, s.weight));
+    format!("{} over {}", parallel.spread.as_str(), strands.collect::<Vec<_>>().join(" "))
 }
 
 fn app(lab: &Lab, app: &App) -> Facts {

@@ -130,6 +130,7 @@ pub(super) fn fabrics(flat: &FlatLab, errors: &mut Errors) -> (Vec<FlatVi>, Vec<
             check_port(node, errors);
             let Some(emulate) = &node.emulate else { continue };
             check_router(node, errors);
+            check_underlays(vi, emulate, errors);
             let Some(inner) = find_inner(flat, outer, emulate, errors) else { continue };
             if let Some(first) = played.insert(inner, emulate.span) {
                 let title = format!("`{}` plays two routers", emulate.value);
@@ -181,6 +182,14 @@ fn check_router(node: &ViNodeSpec, errors: &mut Errors) {
     if let Some(port) = &node.port {
         let title = format!("`{name}` cannot be an emulated router and a phantom VH at once");
         errors.push(Diagnostic::new(RULE, port.span, title));
+    }
+}
+
+/// A port stands on one node of one underlay.
+fn check_underlays(outer: &FlatVi, emulate: &Spanned<String>, errors: &mut Errors) {
+    if !outer.besides.is_empty() {
+        let title = format!("`{}` rides on several VIs: none of its routers can be played", outer.name.value);
+        errors.push(Diagnostic::new(RULE, emulate.span, title).see(outer.over.span, "rides on these"));
     }
 }
 
@@ -301,6 +310,7 @@ fn fabric(outer: &FlatVi, router: &ViNodeSpec, inner: &FlatVi, ports: &[(Spanned
     FlatVi {
         name: Spanned::new(format!("{}.{}", outer.name.value, router.name.value), span),
         over: Spanned::new(inner.name.value.clone(), span),
+        besides: Vec::new(),
         nodes: ports.iter().map(edge).collect(),
         links,
         addresses: None,

@@ -94,6 +94,7 @@ fn add(lab: &mut Lab, spec: &FlatGateway, nodes: [NodeId; 2], name: String, mtu:
         cost: spec.link.cost,
         mtu: spec.link.mtu.as_ref().map_or(mtu, |m| m.value),
         carrier: None,
+        parallel: None,
         security: None,
         impair: [Impairment::default(); 2],
     };

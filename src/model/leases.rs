@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Lab, Link, LinkId, Network};
+use super::parallel::Slot;
+use super::{EndId, Lab, Link, LinkId, Network};
 
 /// The running lab as a store of leases; empty without one.
 #[derive(Debug, Default)]
@@ -79,7 +80,22 @@ impl<'a> Leases<'a> {
 
     /// All link addresses of a VI: none of them is given to another link.
     pub(super) fn link_addrs(&self, net: &str) -> Vec<Ipv4Addr> {
-        let ends = self.networks.get(net).into_iter().flat_map(|n| &n.links).flat_map(|l| &l.ends);
-        ends.filter_map(|e| e.link_addr).collect()
+        let links = self.networks.get(net).into_iter().flat_map(|n| &n.links);
+        links.flat_map(|l| l.link_addrs(0).chain(l.link_addrs(1))).collect()
+    }
+
+    /// The link address that the running link has at the same end of the same strand.
+    pub(super) fn slot(&self, lab: &Lab, slot: Slot) -> Option<Ipv4Addr> {
+        let (running, found) = (self.lab?, self.placed_link(lab, slot.end.link)?);
+        let same = |strand: usize| {
+            let below = &lab.net(lab.link(slot.end.link).parallel.as_ref()?.strands.get(strand)?.below).name;
+            let strands = &found.parallel.as_ref()?.strands;
+            strands.iter().position(|s| running.net(s.below).name == *below)
+        };
+        let strand = match slot.strand {
+            Some(strand) => Some(same(strand)?),
+            None => None,
+        };
+        running.slot_address(Slot { end: EndId { link: found.id, side: slot.end.side }, strand })
     }
 }

@@ -12,6 +12,7 @@ pub mod impair;
 mod join;
 mod leases;
 pub mod names;
+mod parallel;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -25,6 +26,7 @@ pub use difference::{Difference, Fate, differences};
 pub use emulated::{Emulated, Port};
 pub use gateway::{External, GATEWAYS, Gateway};
 pub use impair::{LinkMeasured, Measured};
+pub use parallel::{Parallel, Spread, Strand};
 
 use crate::error::Result;
 use crate::expand;
@@ -194,6 +196,8 @@ pub struct Network {
     pub name: String,
     /// What the VI rides on; `None` for the base.
     pub over: Option<NetId>,
+    /// The others of several parallel underlays.
+    pub besides: Vec<NetId>,
     /// 0 for the base, 1 for a VI on the base, and so on: a packet of depth n has n+1 added IP headers (n > 0).
     pub depth: usize,
     /// Network-layer addresses come from here.
@@ -249,6 +253,8 @@ pub struct Link {
     pub mtu: u32,
     /// How the two ends reach each other below; `None` in the base (a wire).
     pub carrier: Option<Carrier>,
+    /// Its strands, where it rides on several networks at once.
+    pub parallel: Option<Parallel>,
     /// Virtual links only: ESP in transport mode on the link header (RFC 4303).
     pub security: Option<Security>,
     /// By the side that sends.
@@ -263,7 +269,7 @@ pub struct End {
     pub dev: String,
     /// The interface's one network-layer address, of a /31.
     pub addr: Ipv4Addr,
-    /// VIs only: this end's link-layer address.
+    /// VIs only: this end's link-layer address; none where the link has strands.
     pub link_addr: Option<Ipv4Addr>,
     /// Where the device is, if not in the node's own namespace.
     pub seat: Option<Seat>,
@@ -299,6 +305,8 @@ pub enum Carrier {
     Inside,
     /// Over another VI: the link header is a packet of that VI.
     Stacked,
+    /// Over several VIs: the link has a strand in each, and a link header is a packet of one of them.
+    Parallel,
 }
 
 /// A test or an action of `tests:`, with names bound.

@@ -200,7 +200,8 @@ fn set_fastpath_rule(ctx: &Context<'_>, node: NodeId, on: bool) -> Result<()> {
     fastpath(ctx)?.set_strong_host(&ctx.lab.node(node).name, on)
 }
 
-fn fastpath(ctx: &Context<'_>) -> Result<Client> {
+/// A connection to the engine of the lab.
+pub(super) fn fastpath(ctx: &Context<'_>) -> Result<Client> {
     let path = ctx.fastpath_control.as_deref();
     Client::connect(path.ok_or_else(|| Error::environment("the fast path of this lab does not run"))?)
 }

@@ -15,7 +15,7 @@ use crate::model::{BASE, Lab, Link, NetId, NodeId};
 use crate::netlink::{Request, Socket};
 use crate::packet::esp::{Association, EspView, Opener};
 use crate::packet::{Ipv4View, ipv4, stack};
-use crate::plan::security::associations;
+use crate::plan::security;
 
 type Pair = (Ipv4Addr, Ipv4Addr);
 
@@ -26,22 +26,14 @@ fn protected(lab: &Lab) -> impl Iterator<Item = &Link> {
     lab.networks.iter().flat_map(|n| &n.links).filter(|l| l.security.is_some())
 }
 
-/// The link addresses of a link, in the direction that `side` sends.
-fn addresses(link: &Link, side: usize) -> Option<Pair> {
-    Some((link.ends[side].link_addr?, link.ends[1 - side].link_addr?))
-}
-
 /// The associations of all protected links, by their addresses and SPI.
 #[derive(Debug)]
 pub(super) struct Keys(BTreeMap<(Pair, u32), Association>);
 
 impl Keys {
     pub(super) fn of(lab: &Lab) -> Self {
-        let of_link = |link: &Link| {
-            let both = associations(lab, link).into_iter().flatten().enumerate();
-            both.filter_map(|(side, a)| Some(((addresses(link, side)?, a.spi), a))).collect::<Vec<_>>()
-        };
-        Self(protected(lab).flat_map(of_link).collect())
+        let all = protected(lab).flat_map(|link| security::protected(lab, link));
+        Self(all.map(|(pair, association)| ((pair, association.spi), association)).collect())
     }
 
     /// A whole packet as it was before its links sealed it, and where they did; what no key opens stays as it is.
@@ -84,7 +76,7 @@ pub(super) fn expected(lab: &Lab, net: NetId, headers: &[Pair]) -> Sealed {
     for (index, pair) in headers.iter().enumerate().rev().skip(1) {
         let Some(id) = vi.filter(|n| *n != BASE) else { break };
         sealed.extend(spi(lab, id, *pair).map(|spi| (index, spi)));
-        vi = lab.net(id).over;
+        vi = lab.underlay(id, *pair);
     }
     sealed.reverse();
     sealed
@@ -92,11 +84,9 @@ pub(super) fn expected(lab: &Lab, net: NetId, headers: &[Pair]) -> Sealed {
 
 /// The SPI behind the link header with these addresses, where that link of `vi` is protected.
 pub(super) fn spi(lab: &Lab, vi: NetId, pair: Pair) -> Option<u32> {
-    let of_link = |l: &Link| {
-        let side = (0..2).find(|side| addresses(l, *side) == Some(pair))?;
-        Some(associations(lab, l)?[side].spi)
-    };
-    lab.net(vi).links.iter().find_map(of_link)
+    let all = lab.net(vi).links.iter().filter(|l| l.security.is_some());
+    let mut all = all.flat_map(|link| security::protected(lab, link));
+    all.find(|(of, _)| *of == pair).map(|(_, association)| association.spi)
 }
 
 /// What the kernel dropped because of ESP on a base node, by the fast path's names. What these have no name for keeps the
@@ -177,8 +167,8 @@ mod tests {
 
     /// A packet under the header of a link, sealed as its first end sends it.
     fn sealed(lab: &Lab, link: &Link, packet: &[u8]) -> Vec<u8> {
-        let association = &associations(lab, link).unwrap()[0];
-        let (suite, (src, dst)) = (association.suite, addresses(link, 0).unwrap());
+        let association = &security::associations(lab, link).unwrap()[0];
+        let (suite, (src, dst)) = (association.suite, link.pairs(0).next().unwrap());
         let mut esp = vec![0; suite.sealed_len(packet.len())];
         esp[suite.header_len()..][..packet.len()].copy_from_slice(packet);
         Sealer::new(association).seal(&mut esp, packet.len(), ipv4::IPIP).unwrap();
@@ -196,7 +186,7 @@ mod tests {
         let packet = nest(&[base], &sealed(&lab, link, &inner), 1);
         let (clear, found) = Keys::of(&lab).open(&packet);
         let headers: Vec<Pair> = stack(&clear).iter().map(|h| (h.src, h.dst)).collect();
-        assert_eq!(headers, [base, addresses(link, 0).unwrap(), (ends[0], ends[1])]);
+        assert_eq!(headers, [base, link.pairs(0).next().unwrap(), (ends[0], ends[1])]);
         assert!(clear.ends_with(&inner));
         assert_eq!(found, expected(&lab, link.id.net, &headers));
         assert_eq!(found.len(), 1);

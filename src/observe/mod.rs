@@ -28,6 +28,7 @@ mod routes;
 mod rules;
 mod runner;
 mod sizes;
+mod strands;
 mod tcp;
 mod trace;
 mod wire;
@@ -48,6 +49,7 @@ pub use reach::{Reached, Verified, reach, verify, verify_within};
 pub use roles::{Part, roles};
 pub use rules::{Rule, rules};
 pub use runner::{TestResult, run_tests};
+pub use strands::{LinkStrands, strands};
 pub use trace::{Hop, trace};
 
 use crate::error::Result;

@@ -64,7 +64,7 @@ pub fn layers(lab: &Lab, net: NetId, stack: &Stack) -> Vec<String> {
             }
             None => layer("?", header, |a| name_of(lab, BASE, a)),
         });
-        below = below.and_then(|id| lab.net(id).over);
+        below = below.and_then(|id| lab.underlay(id, *header));
     }
     words.reverse();
     words
@@ -86,14 +86,14 @@ fn layer(label: &str, (src, dst): &(Ipv4Addr, Ipv4Addr), name: impl Fn(Ipv4Addr)
 
 /// The node whose end of a link of `vi` has this link address.
 pub(crate) fn link_end_name(lab: &Lab, vi: NetId, addr: Ipv4Addr) -> String {
-    let ends = lab.net(vi).links.iter().flat_map(|l| &l.ends);
-    let found = ends.into_iter().find(|e| e.link_addr == Some(addr));
+    let ends = lab.net(vi).links.iter().flat_map(|l| [0, 1].map(|side| (l, side)));
+    let found = ends.into_iter().find(|(l, side)| l.link_addrs(*side).any(|a| a == addr));
     // Of an edge, what has the address is the phantom VH that it stands on.
-    let name = |e: &End| match lab.fabric(vi) {
-        Some(_) => lab.site(e).at.unwrap_or(e.node),
-        None => e.node,
+    let name = |end: &End| match lab.fabric(vi) {
+        Some(_) => lab.site(end).at.unwrap_or(end.node),
+        None => end.node,
     };
-    found.map_or_else(|| addr.to_string(), |e| lab.node(name(e)).name.clone())
+    found.map_or_else(|| addr.to_string(), |(l, side)| lab.node(name(&l.ends[side])).name.clone())
 }
 
 /// Two lists of rows side by side under `title` and `measured`; rows that differ are marked with `!`.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::model::{Carrier, EndId, Lab, Link, LinkId, NetId, NodeId, Role};
+use crate::model::{EndId, Lab, LinkId, NetId, Role};
 use crate::routing::Rib;
 
 /// The part of one base node in one VI.
@@ -50,30 +50,18 @@ pub fn roles(lab: &Lab, rib: &Rib, net: NetId) -> Vec<Part> {
 
 /// The base nodes that packets of a virtual link pass between its ends, both ways.
 fn between(lab: &Lab, rib: &Rib, link: LinkId) -> BTreeSet<usize> {
+    let ways = [0, 1].map(|side| way(lab, rib, EndId { link, side }));
     let link = lab.link(link);
-    let ways = [(0, 1), (1, 0)].map(|(from, to)| way(lab, rib, link, from, to));
     let ends = link.ends.each_ref().map(|end| lab.site(end).base.index);
     ways.into_iter().flatten().filter(|node| !ends.contains(node)).collect()
 }
 
-fn way(lab: &Lab, rib: &Rib, link: &Link, from: usize, to: usize) -> BTreeSet<usize> {
-    let [near, far] = [from, to].map(|side| lab.site(&link.ends[side]));
-    let path = |from: NodeId, to| rib.links_between(lab, from, to).unwrap_or_default();
-    match link.carrier {
-        Some(Carrier::Tunnel) => {
-            let hops = lab.node(far.base).host.map(|to| path(near.base, to)).unwrap_or_default();
-            hops.iter().map(|end| lab.peer(*end).node.index).collect()
-        }
-        Some(Carrier::Stacked) => {
-            let address = link.ends[to].link_addr;
-            let hops = near.at.zip(address).map(|(at, to)| path(at, to)).unwrap_or_default();
-            hops.iter().flat_map(|end| through(lab, rib, *end)).collect()
-        }
-        Some(Carrier::Inside) | None => BTreeSet::new(),
-    }
+fn way(lab: &Lab, rib: &Rib, from: EndId) -> BTreeSet<usize> {
+    let hops = lab.ways(from).into_iter().filter_map(|(from, to)| rib.links_between(lab, from, to));
+    hops.flatten().flat_map(|end| through(lab, rib, end)).collect()
 }
 
-/// The base nodes that one hop in a VI below leads through and to.
+/// The base nodes that one hop in the base or in a VI below leads through and to.
 fn through(lab: &Lab, rib: &Rib, end: EndId) -> BTreeSet<usize> {
     let mut passed = between(lab, rib, end.link);
     passed.insert(lab.site(lab.peer(end)).base.index);

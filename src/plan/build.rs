@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::gateways::gateways;
-use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, guard, routing, security};
+use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, guard, parallel, routing, security};
 use crate::error::{Error, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
@@ -162,9 +162,13 @@ fn app(lab: &Lab, app: &App) -> Service {
 /// What carries each base node, and why.
 fn dataplanes(lab: &Lab, machine: &Machine) -> Result<(Vec<Dataplane>, String)> {
     let missing = kernel_lacks(lab, machine);
+    let spread = parallel::spreads(lab);
     let (default, why) = match (lab.dataplane, &missing) {
         (DataplaneChoice::Kernel, _) => (Dataplane::Kernel, "the lab asks for it".to_owned()),
         (DataplaneChoice::Fastpath, _) => (Dataplane::Fastpath, "the lab asks for it".to_owned()),
+        (DataplaneChoice::Auto, _) if spread.is_some() => {
+            (Dataplane::Fastpath, "the fast path alone carries links over parallel underlays".to_owned())
+        }
         (DataplaneChoice::Auto, None) => (Dataplane::Kernel, "this kernel can carry the lab".to_owned()),
         (DataplaneChoice::Auto, Some(lack)) => {
             (Dataplane::Fastpath, format!("the kernel dataplane lacks {lack}"))
@@ -176,6 +180,7 @@ fn dataplanes(lab: &Lab, machine: &Machine) -> Result<(Vec<Dataplane>, String)> 
         DataplaneChoice::Fastpath => Dataplane::Fastpath,
     };
     let found: Vec<Dataplane> = lab.base().nodes.iter().map(of_node).collect();
+    parallel::refuse(lab, &found)?;
     let used: BTreeSet<Dataplane> = lab.networks[1..]
         .iter()
         .flat_map(|n| &n.nodes)
@@ -380,9 +385,8 @@ impl<'a> Planner<'a> {
 
     /// The pairs of link addresses under which packets of a link arrive at base node `base`.
     fn arriving(&self, link: &Link, base: NodeId) -> Vec<guard::Pair> {
-        let ends = [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side]));
-        let here = ends.into_iter().filter(|(_, near)| self.lab.site(near).base == base);
-        here.filter_map(|(far, near)| Some((far.link_addr?, near.link_addr?))).collect()
+        let here = [0, 1].into_iter().filter(|far| self.lab.site(&link.ends[1 - far]).base == base);
+        here.flat_map(|far| link.pairs(far)).collect()
     }
 
     /// What the partitions below a stacked VI do not take, where the kernel carries them.
@@ -390,7 +394,7 @@ impl<'a> Planner<'a> {
         let kernel = network.nodes.iter().filter(|n| self.kernel(n.base));
         kernel
             .filter_map(|node| {
-                let above = self.lab.networks.iter().filter(|n| n.over == Some(network.id));
+                let above = self.lab.networks.iter().filter(|n| n.rides_on(network.id));
                 let links = above.flat_map(|n| &n.links);
                 let ends = links.flat_map(|link| [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side])));
                 let here = ends.filter(|(_, near)| self.lab.site(near).at == Some(node.id));
@@ -532,7 +536,7 @@ impl<'a> Planner<'a> {
                     },
                 ]
             }
-            Some(Carrier::Stacked) | None => Vec::new(),
+            Some(Carrier::Stacked | Carrier::Parallel) | None => Vec::new(),
         }
     }
 
@@ -589,16 +593,21 @@ impl<'a> Planner<'a> {
             Carrier::Inside => Below::Inside,
             Carrier::Tunnel => Below::Base { remote: self.lab.node(self.lab.site(far).base).host? },
             Carrier::Stacked => Below::Partition(*partitions.get(&site.at?)?),
+            Carrier::Parallel => Below::Strands,
         };
+        let bundle = parallel::bundle(self.lab, EndId { link: link.id, side }, partitions);
+        let security = security::of_end(self.lab, link, side).filter(|_| bundle.is_none());
+        let addrs = if bundle.is_some() { (end.addr, far.addr) } else { (end.link_addr?, far.link_addr?) };
         Some(Interface {
             partition: *partitions.get(&site.partition)?,
             dev: end.dev.clone(),
             mtu: link.mtu,
-            local: end.link_addr?,
-            remote: far.link_addr?,
+            local: addrs.0,
+            remote: addrs.1,
             below,
-            security: security::of_end(self.lab, link, side),
+            security,
             exit: None,
+            bundle,
             impair: Impairment::default(),
         })
     }

@@ -9,6 +9,7 @@ mod gateways;
 mod guard;
 mod impair;
 mod isis;
+mod parallel;
 mod restore;
 mod routing;
 pub mod security;

@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use super::{Direction, Op};
 use crate::fastpath::config::Associations;
-use crate::model::{Lab, Link};
+use crate::model::{Lab, Link, Strand};
 use crate::packet::esp::{Association, Key};
 
 /// All the secret there is (HKDF's input, RFC 5869): the keys are as known as the file.
@@ -23,12 +23,40 @@ const SPI_BIT: u32 = 1 << 31;
 /// file. An SPI need only be unique for its destination, and each link address is the destination of one link.
 #[must_use]
 pub fn associations(lab: &Lab, link: &Link) -> Option<[Association; 2]> {
+    derived(lab, link, None)
+}
+
+/// The same for one strand of a link: each has keys and sequence numbers of its own, so that the anti-replay window
+/// (RFC 4303, section 3.4.3) of one does not close while another is slow. They depend on the name of its underlay, too.
+#[must_use]
+pub fn strand_associations(lab: &Lab, link: &Link, strand: &Strand) -> Option<[Association; 2]> {
+    derived(lab, link, Some(&lab.net(strand.below).name))
+}
+
+/// All that protects packets of a link or its strands, with the link addresses they are sent between.
+#[must_use]
+pub fn protected(lab: &Lab, link: &Link) -> Vec<((Ipv4Addr, Ipv4Addr), Association)> {
+    let of = |both: Option<[Association; 2]>, [a, b]: [Option<Ipv4Addr>; 2]| {
+        let pairs = a.zip(b).map(|(a, b)| [(a, b), (b, a)]);
+        pairs.zip(both).map(|(pairs, both)| pairs.into_iter().zip(both)).into_iter().flatten()
+    };
+    match &link.parallel {
+        None => of(associations(lab, link), link.ends.each_ref().map(|e| e.link_addr)).collect(),
+        Some(parallel) => {
+            let strands = parallel.strands.iter();
+            strands.flat_map(|s| of(strand_associations(lab, link, s), s.link_addrs)).collect()
+        }
+    }
+}
+
+fn derived(lab: &Lab, link: &Link, underlay: Option<&str>) -> Option<[Association; 2]> {
     let suite = link.security?;
     let secret = Hkdf::<Sha256>::new(None, SECRET);
     let derive = |side: usize| {
         let network = &lab.net(link.id.net).name;
         let sender = &lab.node(link.ends[side].node).name;
-        let info: [&str; 4] = [network, &link.name, sender, suite.as_str()];
+        let mut info = vec![network, link.name.as_str(), sender, suite.as_str()];
+        info.extend(underlay);
         let mut bytes = [0; 4 + Key::LEN];
         // Names hold no zero byte, so no two lists are written alike.
         secret.expand(info.join("\0").as_bytes(), &mut bytes).expect("HKDF gives up to 8,160 bytes");
@@ -41,9 +69,17 @@ pub fn associations(lab: &Lab, link: &Link) -> Option<[Association; 2]> {
 
 /// The same as the end on `side` sees them.
 pub(super) fn of_end(lab: &Lab, link: &Link, side: usize) -> Option<Associations> {
-    let [a, b] = associations(lab, link)?;
+    associations(lab, link).map(|both| seen_from(both, side))
+}
+
+/// Those of a strand as the end on `side` sees them.
+pub(super) fn of_strand(lab: &Lab, link: &Link, strand: &Strand, side: usize) -> Option<Associations> {
+    strand_associations(lab, link, strand).map(|both| seen_from(both, side))
+}
+
+fn seen_from([a, b]: [Association; 2], side: usize) -> Associations {
     let (outward, inward) = if side == 0 { (a, b) } else { (b, a) };
-    Some(Associations { outward, inward })
+    Associations { outward, inward }
 }
 
 /// What protects the end on `side` in the namespace `ns` in which its tunnel is made: both associations, and policies

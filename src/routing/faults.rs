@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Rib, Route, fabric};
 use crate::model::{
-    BASE, Carrier, Emulated, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, NodeId, Resolve, Routing,
-    Target,
+    BASE, Emulated, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, NodeId, Resolve, Routing, Target,
 };
 
 /// Links that a packet sent with TTL 64 can pass: each router on the way needs one more than nothing left.
@@ -197,7 +196,7 @@ impl Expected {
 
     /// Whether the routes of a network and of all below it are computed.
     fn carries_as_computed(&self, lab: &Lab, net: NetId) -> bool {
-        let below = std::iter::successors(Some(net), |net| lab.net(*net).over);
+        let below = lab.foundations(net);
         below.into_iter().all(|net| lab.net(net).routing != Routing::None && !self.unknown.contains(&net))
     }
 
@@ -220,25 +219,14 @@ impl Expected {
         }
     }
 
-    /// Whether what lies below a link whose devices are up carries its packets, both ways.
+    /// Whether what lies below a link whose devices are up carries its packets, both ways; of several strands one is
+    /// enough, as those that are not well are left out.
     fn is_carried(&self, lab: &Lab, link: &Link) -> bool {
         let up = [0, 1].iter().all(|side| self.cut.is_up(EndId { link: link.id, side: *side }));
-        let way = |from: usize| {
-            let (near, far) = (&link.ends[from], &link.ends[1 - from]);
-            let (near_site, far_site) = (lab.site(near), lab.site(far));
-            match link.carrier {
-                Some(Carrier::Tunnel) => {
-                    let to = lab.node(far_site.base).host;
-                    to.is_some_and(|to| self.delivers(lab, near_site.base, to))
-                }
-                Some(Carrier::Stacked) => {
-                    let way = near_site.at.zip(far.link_addr);
-                    way.is_some_and(|(from, to)| self.delivers(lab, from, to))
-                }
-                Some(Carrier::Inside) | None => true,
-            }
-        };
-        !up || (way(0) && way(1))
+        let [there, back] = [0, 1].map(|side| lab.ways(EndId { link: link.id, side }));
+        let passes = |(from, to)| self.delivers(lab, from, to);
+        let mut both = there.iter().copied().zip(back);
+        !up || there.is_empty() || both.any(|(there, back)| passes(there) && passes(back))
     }
 
     /// Whether every packet that `from` sends to `to`, an address of the same network, arrives: over each of the

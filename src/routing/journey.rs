@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::Rib;
-use crate::model::{Carrier, EndId, Impairment, Lab, NodeId};
+use crate::model::{EndId, Impairment, Lab, NodeId, Parallel, Spread};
 
 /// What is asked of a way.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,6 +64,27 @@ impl Journey {
     }
 }
 
+impl Journey {
+    /// Over the strands of a link, all of them used: a packet takes any of these ways, or each. Delay and jitter span all
+    /// of them; what arrives is the mean that the weights give, but of the worst way where a flow stays on it.
+    fn of_any(parallel: &Parallel, ways: &[Self]) -> Self {
+        let least = ways.iter().map(|w| w.delay_us.saturating_sub(w.jitter_us)).min().unwrap_or(0);
+        let most = ways.iter().map(|w| w.delay_us + w.jitter_us).max().unwrap_or(0);
+        let jitter_us = (most - least).div_ceil(2);
+        let weights: Vec<u32> = parallel.strands.iter().map(|s| s.weight).collect();
+        let total: u32 = weights.iter().sum();
+        let mean =
+            |(way, weight): (&Self, &u32)| way.delivered * f64::from(*weight) / f64::from(total.max(1));
+        let delivered = match parallel.spread {
+            Spread::Flow => ways.iter().map(|w| w.delivered).fold(1.0, f64::min),
+            Spread::Packet => ways.iter().zip(&weights).map(mean).sum(),
+            Spread::Duplicate => 1.0 - ways.iter().map(|w| 1.0 - w.delivered).product::<f64>(),
+        };
+        let rate_bps = ways.iter().filter_map(|w| w.rate_bps).min();
+        Self { delay_us: least + jitter_us, jitter_us, delivered, rate_bps }
+    }
+}
+
 /// The ways of one lab, each link's found once.
 #[derive(Debug)]
 pub struct Journeys<'a> {
@@ -101,16 +122,12 @@ impl<'a> Journeys<'a> {
     /// What lies below a link, from this end to the other.
     #[must_use]
     pub fn below(&self, end: EndId) -> Journey {
-        let (near, far) = (self.lab.site(self.lab.end(end)), self.lab.site(self.lab.peer(end)));
-        let way = match self.lab.link(end.link).carrier {
-            Some(Carrier::Tunnel) => self.lab.node(far.base).host.and_then(|to| self.one_way(near.base, to)),
-            Some(Carrier::Stacked) => {
-                let to = self.lab.peer(end).link_addr;
-                near.at.zip(to).and_then(|(at, to)| self.one_way(at, to))
-            }
-            Some(Carrier::Inside) | None => None,
-        };
-        way.unwrap_or_default()
+        let ways = self.lab.ways(end).into_iter();
+        let mut ways = ways.map(|(from, to)| self.one_way(from, to).unwrap_or_default());
+        match &self.lab.link(end.link).parallel {
+            None => ways.next().unwrap_or_default(),
+            Some(parallel) => Journey::of_any(parallel, &ways.collect::<Vec<_>>()),
+        }
     }
 
     /// From a node to an address, by the first of equal paths; `None` where there is no route.
@@ -174,6 +191,28 @@ vis:
         assert_eq!(way(&journeys, "a", "d").rate_bps, Some(1_000_000));
         let ids = ["p", "q"].map(|n| lab.nodes().find(|node| node.name == n).unwrap().id);
         assert_eq!(journeys.round_trip(ids[0], ids[1]).unwrap().delay_us, 65_000);
+    }
+
+    #[test]
+    fn a_packet_takes_any_strand() {
+        let journey = |spread: &str| {
+            let text = format!(
+                "name: t\nbase: {{links: [X -- Y]}}\nvis:\n  \
+                 in1: {{nodes: {{a: X, b: Y}}, links: [{{link: a -- b, delay: 10ms, jitter: 2ms, loss: 40%}}]}}\n  \
+                 in2: {{nodes: {{a: X, b: Y}}, links: [{{link: a -- b, delay: 30ms, loss: 20%, rate: 1mbit}}]}}\n  \
+                 top:\n    over: [in1, in2]\n    nodes: {{p: a, q: b}}\n    links: [{{link: p -- q, {spread}}}]\n"
+            );
+            let lab = model::parse(Path::new("t.yaml"), &text).unwrap();
+            let rib = Rib::compute(&lab);
+            way(&Journeys::new(&lab, &rib), "p", "q")
+        };
+        let packet = journey("spread: packet, weights: [1, 3]");
+        assert_eq!((packet.delay_us, packet.jitter_us, packet.rate_bps), (19_000, 11_000, Some(1_000_000)));
+        for (found, delivered) in
+            [(packet, 0.75), (journey("spread: flow"), 0.6), (journey("spread: duplicate"), 1.0 - 0.4 * 0.2)]
+        {
+            assert!((found.delivered - delivered).abs() < 1e-9, "{found:?}");
+        }
     }
 
     #[test]

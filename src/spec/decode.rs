@@ -10,6 +10,7 @@ use super::diag::{Diagnostic, Spanned};
 use super::fields::{Errors, Fields, choice, entries, list, not_yet, number, parsed, text, wrong_type};
 use super::gateways::gateway;
 use super::impair;
+use super::parallel::{self, SpreadSpec};
 use super::tests::test;
 use super::yaml::{Tree, Value};
 use super::{BaseNodeSpec, BaseSpec, EmulateSpec, LabSpec, LinkSpec, Shape, ViNodeSpec, ViSpec};
@@ -182,9 +183,9 @@ fn vis(tree: &Tree, errors: &mut Errors) -> Vec<ViSpec> {
 fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec> {
     let mut fields = Fields::new(tree, "a VI", errors)?;
     fields.not_yet(&["use", "with"], errors);
-    let over = match fields.take("over") {
-        Some(t) => over(t, errors).unwrap_or_else(|| unread(t)),
-        None => Spanned::new("base".to_owned(), name.span),
+    let (over, besides) = match fields.take("over") {
+        Some(t) => parallel::over(t, errors).unwrap_or_else(|| (unread(t), Vec::new())),
+        None => (Spanned::new("base".to_owned(), name.span), Vec::new()),
     };
     let nodes = fields.require("nodes", errors).map(|t| vi_nodes(t, errors)).unwrap_or_default();
     let links = fields.take("links").map(|t| links(t, errors)).unwrap_or_default();
@@ -196,7 +197,7 @@ fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec>
     let owner = fields.take("owner").and_then(|t| owner(t, errors));
     fields.finish(errors);
     let routing = routing.unwrap_or(Spanned::new(Routing::Static, name.span));
-    Some(ViSpec { name, over, nodes, links, addresses, mtu, routing, security, emulate, owner })
+    Some(ViSpec { name, over, besides, nodes, links, addresses, mtu, routing, security, emulate, owner })
 }
 
 /// Options of a VI that plays a router.
@@ -219,14 +220,6 @@ fn owner(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
         return None;
     }
     Some(user)
-}
-
-fn over(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
-    if matches!(tree.value, Value::Seq(_)) {
-        errors.push(not_yet(tree.span, "`over:` several VIs (parallel underlays)"));
-        return None;
-    }
-    text(tree, "`over`", errors)
 }
 
 fn security(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Option<Security>>> {
@@ -306,6 +299,7 @@ pub(super) fn plain_link(chain: Spanned<String>) -> LinkSpec {
         cost: 1,
         mtu: None,
         security: None,
+        spread: SpreadSpec::default(),
         impair: [Impairment::default(); 2],
     }
 }
@@ -323,9 +317,9 @@ fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
         .and_then(|t| number(t, "`mtu`", 68..=65_535, errors).map(|value| Spanned::new(value, t.span)));
     let security = fields.take("security").and_then(|t| security(t, errors));
     let impair = impair::take(&mut fields, tree.span, errors);
-    fields.not_yet(&["spread", "weights"], errors);
+    let spread = parallel::take(&mut fields, errors);
     fields.finish(errors);
-    Some(LinkSpec { span: tree.span, shape: shape?, name, cost, mtu, security, impair })
+    Some(LinkSpec { span: tree.span, shape: shape?, name, cost, mtu, security, spread, impair })
 }
 
 fn shape(tree: &Tree, fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Shape> {

@@ -7,6 +7,7 @@ mod diag;
 mod fields;
 mod gateways;
 mod impair;
+mod parallel;
 mod tests;
 pub mod units;
 mod yaml;
@@ -19,6 +20,7 @@ use ipnet::Ipv4Net;
 pub use apps::AppSpec;
 pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
 pub use gateways::GatewaySpec;
+pub use parallel::SpreadSpec;
 pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
 pub use units::duration;
 
@@ -70,7 +72,10 @@ impl BaseNodeSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ViSpec {
     pub name: Spanned<String>,
+    /// What it rides on, or the first of several.
     pub over: Spanned<String>,
+    /// The others of several parallel underlays.
+    pub besides: Vec<Spanned<String>>,
     pub nodes: Vec<ViNodeSpec>,
     pub links: Vec<LinkSpec>,
     pub addresses: Option<Spanned<Ipv4Net>>,
@@ -135,6 +140,7 @@ pub struct LinkSpec {
     pub mtu: Option<Spanned<u32>>,
     /// What the link itself says: `none` too.
     pub security: Option<Spanned<Option<Security>>>,
+    pub spread: SpreadSpec,
     /// From the first end to the second, and back.
     pub impair: [Impairment; 2],
 }

@@ -40,6 +40,7 @@ impl Engine {
         let old = std::mem::replace(&mut self.config, new.clone());
         self.drop_held(&moves, old.interfaces.len());
         self.forwarder.reload(&old, &new, &moves);
+        self.plan_probes();
         self.names = new.nodes.iter().map(|n| n.name.clone()).collect();
         self.places = places(&new);
         self.inodes = inodes;

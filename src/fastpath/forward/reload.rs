@@ -82,8 +82,9 @@ impl Forwarder {
                 partition.fib.renumber(&back);
             }
         }
-        for (index, interface) in next.interfaces.iter_mut().enumerate() {
-            let Some(at) = moves.interfaces[index] else { continue };
+        let interfaces = moves.interfaces.iter().zip(&mut next.interfaces).enumerate();
+        for (index, (at, interface)) in interfaces {
+            let Some(at) = *at else { continue };
             let (before, was, is) = (&mut self.interfaces[at], &old.interfaces[at], &new.interfaces[index]);
             interface.device = before.device;
             interface.shaper = before.shaper.take();
@@ -96,6 +97,7 @@ impl Forwarder {
                 interface.protection = before.protection.take();
             }
         }
+        next.inherit_strands(self, (old, new), moves);
         (next.id, next.chance) = (self.id, std::mem::replace(&mut self.chance, next.chance));
         *self = next;
     }
@@ -144,6 +146,7 @@ mod tests {
                 below: Below::Base { remote: Ipv4Addr::new(10, 0, 0, 9) },
                 security: None,
                 exit: None,
+                bundle: None,
                 impair: Default::default(),
             });
         }

@@ -4,6 +4,7 @@ use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 mod protected;
+mod strands;
 
 use super::*;
 use crate::fastpath::config;
@@ -104,6 +105,7 @@ impl Chain {
             below,
             security: None,
             exit: None,
+            bundle: None,
             impair: Impairment::default(),
         });
     }
@@ -196,7 +198,9 @@ impl Chain {
                     frame.copy_from(&bytes);
                     Input::Base(self.config.nodes.iter().position(|n| n.addr == to).unwrap())
                 }
-                end @ (Outcome::Deliver(_) | Outcome::Punt(_) | Outcome::Drop(_)) => return (end, now, held),
+                end @ (Outcome::Deliver(_) | Outcome::Punt(_) | Outcome::Taken | Outcome::Drop(_)) => {
+                    return (end, now, held);
+                }
             };
         }
     }

@@ -1,0 +1,248 @@
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! A VI over three others at once (DynaBone): shares, losses before and after the reaction, the return, copies, changes
+//! while packets flow, and what is refused. Numbers are those of pings and of `vilab status`.
+
+mod common;
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use common::{Up, can, run, vilab};
+use serde_json::Value;
+use vilab::fastpath::control::Client;
+use vilab::model::Impairment;
+
+/// How long a strand may take to go or to come back, however busy the machine is.
+const LONG: Duration = Duration::from_secs(60);
+
+/// `in1` takes R1, `in2` takes R2 with ESP, `in3` takes R3; `SPREAD` is what the link of `top` says.
+const LAB: &str = "
+name: dynabone
+base: {links: ['X -- {R1 R2 R3}', 'Y -- {R1 R2 R3}']}
+vis:
+  in1: {nodes: {x: X, m: {at: R1, role: router}, y: Y}, links: [x -- m -- y]}
+  in2: {nodes: {x: X, m: {at: R2, role: router}, y: Y}, links: [x -- m -- y], security: aes128-gcm}
+  in3: {nodes: {x: X, m: {at: R3, role: router}, y: Y}, links: [x -- m -- y]}
+  top:
+    over: [in1, in2, in3]
+    nodes: {a: x, b: y}
+    links: [{link: a -- b, SPREAD}]
+";
+
+fn lab(spread: &str) -> String {
+    LAB.replace("SPREAD", spread)
+}
+
+/// What a ping that sends `count` packets at once, sooner than anything reacts, says: answered, and answers beyond the first of each.
+fn ping(lab: &Up, count: u32) -> (u32, u32) {
+    let mut command = vilab();
+    let count = count.to_string();
+    command.args(["exec", "-l", lab.name(), "top/a", "ping", "-q", "-W1", "-c", &count, "-l", &count, "b"]);
+    let Output { stdout, stderr, .. } = command.output().unwrap();
+    let text = String::from_utf8_lossy(&stdout).into_owned();
+    let before = |word: &str| -> Option<u32> {
+        text.split(", ").find_map(|part| {
+            part.strip_suffix(word)?.split(' ').next_back()?.trim_start_matches('+').parse().ok()
+        })
+    };
+    let answered = before(" received");
+    let answered = answered.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&stderr)));
+    (answered, before(" duplicates").unwrap_or(0))
+}
+
+/// The strands of the link of `top`.
+fn strands(lab: &Up) -> Vec<Value> {
+    let status: Value = serde_json::from_str(&run(vilab().args(["status", lab.name(), "--json"]))).unwrap();
+    let links = status["links"].as_array().unwrap().clone();
+    let link = links.into_iter().find(|l| l["network"] == "top").unwrap();
+    link["strands"].as_array().unwrap().clone()
+}
+
+/// Of each strand, what the end at `a` counts under `name`.
+fn counts(lab: &Up, name: &str) -> Vec<u64> {
+    strands(lab).iter().map(|s| s["ends"][0][name].as_u64().unwrap()).collect()
+}
+
+/// Waits until both ends use these strands and no others.
+fn until_well(lab: &Up, wanted: [bool; 3]) -> Duration {
+    let start = Instant::now();
+    loop {
+        let strands = strands(lab);
+        let is = |end: usize| strands.iter().map(|s| s["ends"][end]["well"].as_bool().unwrap()).eq(wanted);
+        if is(0) && is(1) {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < LONG, "not {wanted:?}: {strands:#?}");
+        // A probe more is worth another look.
+        let _ = ping(lab, 100);
+    }
+}
+
+/// How many of `count` packets each strand takes.
+fn shares(lab: &Up, count: u32) -> Vec<u64> {
+    let before = counts(lab, "sent");
+    assert_eq!(ping(lab, count).0, count);
+    counts(lab, "sent").iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+/// From here on the second half of `vi` loses this share of what goes from `a` to `b`, millionths. The command would go on
+/// to measure what it has done, which takes longer than the reaction.
+fn lose(lab: &Up, vi: &str, loss_ppm: u32) {
+    let control = lab.running().fastpath_control().unwrap();
+    let to = Impairment { loss_ppm, ..Impairment::default() };
+    Client::connect(&control).unwrap().impair(&format!("v.{vi}.m"), "v-y", to).unwrap();
+}
+
+fn attack(lab: &Up, vi: &str) {
+    lose(lab, vi, 1_000_000);
+}
+
+fn relieve(lab: &Up, vi: &str) {
+    lose(lab, vi, 0);
+}
+
+fn near(found: u64, expected: u64) -> bool {
+    found.abs_diff(expected) <= 5
+}
+
+#[test]
+fn a_third_is_lost_until_the_reaction_and_nothing_after_it() {
+    if !can("netns") {
+        return;
+    }
+    let lab = Up::new("dynabone-packet", &lab("spread: packet"), "auto");
+    until_well(&lab, [true; 3]);
+    let all = shares(&lab, 300);
+    assert!(all.iter().all(|share| near(*share, 100)), "100 each of 300: {all:?}");
+    attack(&lab, "in2");
+    let (before, _) = ping(&lab, 300);
+    let reaction = until_well(&lab, [true, false, true]);
+    let (after, _) = ping(&lab, 300);
+    println!("of 300: {before} before the reaction, {after} after it; {reaction:?} after the first ping");
+    assert!(near(before.into(), 200), "{before} of 300");
+    assert_eq!(after, 300);
+    let two = shares(&lab, 300);
+    assert!(near(two[0], 150) && two[1] == 0 && near(two[2], 150), "150, 0, 150: {two:?}");
+    relieve(&lab, "in2");
+    until_well(&lab, [true; 3]);
+    let back = shares(&lab, 300);
+    assert!(back.iter().all(|share| near(*share, 100)), "100 each again: {back:?}");
+    assert!(counts(&lab, "lost")[1] >= 5);
+}
+
+#[test]
+fn copies_lose_nothing_even_before_the_reaction() {
+    if !can("netns") {
+        return;
+    }
+    let lab = Up::new("dynabone-copies", &lab("spread: duplicate"), "fastpath");
+    until_well(&lab, [true; 3]);
+    // Three of each request arrive, and three of the answer to each; ping ends with the first answer to the last.
+    let (answered, duplicates) = ping(&lab, 50);
+    assert!(answered == 50 && (49 * 8..=50 * 8).contains(&duplicates), "{answered} and {duplicates}");
+    attack(&lab, "in1");
+    attack(&lab, "in3");
+    assert_eq!(ping(&lab, 50).0, 50);
+    until_well(&lab, [false, true, false]);
+    assert_eq!(ping(&lab, 50), (50, 0), "one is left, and makes no copies");
+}
+
+#[test]
+fn a_flow_keeps_to_one_underlay_and_leaves_it_when_that_is_attacked() {
+    if !can("netns") {
+        return;
+    }
+    let lab = Up::new("dynabone-flow", &lab("spread: flow"), "fastpath");
+    until_well(&lab, [true; 3]);
+    let mut all = shares(&lab, 300);
+    let first = all.iter().position(|n| *n > 0).unwrap();
+    assert_eq!((all[first], all.iter().sum::<u64>()), (300, 300), "one flow, one way: {all:?}");
+    let name = format!("in{}", first + 1);
+    attack(&lab, &name);
+    until_well(&lab, [0, 1, 2].map(|i| i != first));
+    all = shares(&lab, 300);
+    assert_eq!((all[first], all.iter().sum::<u64>()), (0, 300), "another way: {all:?}");
+    relieve(&lab, &name);
+    until_well(&lab, [true; 3]);
+    assert_eq!(shares(&lab, 300)[first], 300, "and back");
+}
+
+#[test]
+fn weights_change_while_packets_flow() {
+    if !can("netns") {
+        return;
+    }
+    let lab = Up::new("dynabone-weights", &lab("spread: packet, security: aes256-gcm"), "fastpath");
+    until_well(&lab, [true; 3]);
+    assert!(shares(&lab, 300).iter().all(|share| near(*share, 100)));
+    let apply = |text: &str| {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        std::fs::write(file.path(), text.replace("name: dynabone", &format!("name: {}", lab.name())))
+            .unwrap();
+        vilab().arg("apply").arg(file.path()).output().unwrap()
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let weighted = self::lab("spread: packet, weights: [1, 1, 4], security: aes256-gcm");
+    let changed = apply(&weighted);
+    assert!(changed.status.success(), "{}", said(&changed));
+    assert!(
+        said(&changed).contains("~ link top/a--b: spread packet over in1:1 in2:1 in3:1 -> "),
+        "{}",
+        said(&changed)
+    );
+    let shares = shares(&lab, 300);
+    assert!(shares.iter().zip([50, 50, 200]).all(|(n, is)| near(*n, is)), "50, 50, 200: {shares:?}");
+    assert!(counts(&lab, "sent")[0] >= 100, "strands that stay go on counting");
+    let fewer = weighted.replace("over: [in1, in2, in3]", "over: [in1, in3]").replace("[1, 1, 4]", "[1, 1]");
+    let changed = apply(&fewer);
+    assert!(changed.status.success(), "{}", said(&changed));
+    assert_eq!(strands(&lab).len(), 2);
+    assert_eq!(ping(&lab, 300).0, 300);
+    let refused = apply(
+        &fewer
+            .replace("over: [in1, in3]", "over: in1")
+            .replace(", weights: [1, 1]", "")
+            .replace("spread: packet, ", ""),
+    );
+    assert!(!refused.status.success());
+    assert!(said(&refused).contains("VI top rides on in1, in3; to ride on in1"), "{}", said(&refused));
+}
+
+#[test]
+fn a_link_that_is_set_down_is_down_by_every_way_and_one_below_by_its_own() {
+    if !can("netns") {
+        return;
+    }
+    let lab = Up::new("dynabone-down", &lab("spread: packet"), "fastpath");
+    until_well(&lab, [true; 3]);
+    run(vilab().args(["link", "down", "-l", lab.name(), "top/a--b"]));
+    let mut command = vilab();
+    command.args(["exec", "-l", lab.name(), "top/a", "ping", "-c1", "-W1", "b"]);
+    assert!(!command.output().unwrap().status.success());
+    run(vilab().args(["link", "up", "-l", lab.name(), "top/a--b"]));
+    until_well(&lab, [true; 3]);
+    assert_eq!(ping(&lab, 100).0, 100);
+    run(vilab().args(["link", "down", "-l", lab.name(), "in1/x--m"]));
+    until_well(&lab, [false, true, true]);
+    assert_eq!(ping(&lab, 100).0, 100);
+    run(vilab().args(["link", "up", "-l", lab.name(), "in1/x--m"]));
+    until_well(&lab, [true; 3]);
+}
+
+#[test]
+fn the_kernel_refuses_before_anything_is_created() {
+    if !can("netns") {
+        return;
+    }
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    std::fs::write(file.path(), lab("spread: packet").replace("name: dynabone", "name: dynabone-kernel"))
+        .unwrap();
+    for options in [&["up", "--dataplane", "kernel"][..], &["plan", "--dataplane", "kernel"]] {
+        let refused = vilab().args(options).arg(file.path()).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        // A kernel without ipip could not even carry the VIs below.
+        assert!(said.contains("`dataplane: kernel`"), "{said}");
+    }
+    assert!(!run(vilab().arg("status")).contains("dynabone-kernel"));
+}
