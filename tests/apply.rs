@@ -385,7 +385,7 @@ fn a_change_that_is_killed_is_made_good_by_the_next() {
         let after = bed.dump();
         let running = bed.running();
         let mut cut = 0;
-        for (round, share) in [0.0, 0.02, 0.1, 0.2, 0.4, 0.7].into_iter().enumerate() {
+        for (round, share) in [0.005, 0.02, 0.1, 0.2, 0.4, 0.7].into_iter().enumerate() {
             let (from, to) = if round % 2 == 0 { (AFTER, BEFORE) } else { (BEFORE, AFTER) };
             let mut apply = bed.command(&["apply"], to).stderr(Stdio::null()).spawn().unwrap();
             let start = Instant::now();
