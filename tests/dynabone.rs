@@ -234,6 +234,32 @@ fn a_link_that_is_set_down_is_down_by_every_way_and_one_below_by_its_own() {
     until_well(&lab, [true; 3]);
 }
 
+/// As many as DynaBone was shown with.
+#[test]
+fn fifty_underlays() {
+    if !can("netns") {
+        return;
+    }
+    let mut text = "name: dynabone\nbase: {links: [X -- M -- Y]}\nvis:\n".to_owned();
+    for i in 0..50 {
+        let security = if i % 2 == 0 { "none" } else { "aes128-gcm" };
+        let nodes = "nodes: {x: X, m: {at: M, role: router}, y: Y}, links: [x -- m -- y]";
+        text += &format!("  in{i}: {{{nodes}, security: {security}}}\n");
+    }
+    let names: Vec<String> = (0..50).map(|i| format!("in{i}")).collect();
+    text += &format!("  top:\n    over: [{}]\n", names.join(", "));
+    text += "    nodes: {a: x, b: y}\n    links: [{link: a -- b, spread: packet}]\n";
+    let lab = Up::new("dynabone-fifty", &text, "fastpath");
+    let shares = shares(&lab, 300);
+    assert!(shares.iter().all(|share| *share == 6), "6 each: {shares:?}");
+    attack(&lab, "in7");
+    assert!(near(ping(&lab, 300).into(), 294));
+    let start = Instant::now();
+    while ping(&lab, 300) < 300 {
+        assert!(start.elapsed() < LONG, "in7 is used still");
+    }
+}
+
 #[test]
 fn the_kernel_refuses_before_anything_is_created() {
     if !can("netns") {

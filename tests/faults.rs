@@ -63,6 +63,26 @@ fn without_faults_the_expected_routes_are_the_computed_ones() {
     }
 }
 
+/// A link over several VIs is alive while one of them carries its packets both ways.
+#[test]
+fn one_strand_is_enough() {
+    let lab = lab("name: t
+base: {links: [X -- R, X -- S, R -- Y, S -- Y]}
+vis:
+  in1: {nodes: {x: X, m: {at: R, role: router}, y: Y}, links: [x -- m -- y]}
+  in2: {nodes: {x: X, m: {at: S, role: router}, y: Y}, links: [x -- m -- y]}
+  top: {over: [in1, in2], nodes: {a: x, b: y}, links: [a -- b], routing: ospf}
+");
+    let top = link(&lab, "top/a--b");
+    let dead = |names: &[&str]| {
+        let found = expected(&lab, &down(names.iter().map(|n| Target::Link(link(&lab, n)))));
+        (found.cut.dead.contains(&top), via(&lab, &found, "top/a", "top/b"))
+    };
+    assert_eq!(dead(&["in1/x--m"]), (false, vec!["b".to_owned()]));
+    assert_eq!(dead(&["base/S--Y"]), (false, vec!["b".to_owned()]));
+    assert_eq!(dead(&["in1/x--m", "in2/m--y"]), (true, Vec::new()));
+}
+
 #[test]
 fn static_routes_only_lose_what_leaves_through_devices_that_are_down() {
     let lab = lab(DIAMOND);

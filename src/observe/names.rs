@@ -147,6 +147,26 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_of_a_link_over_several_is_named_by_the_strand_it_took() {
+        let lab =
+            lab("name: t\nbase: {links: [X -- Y]}\nvis:\n  in1: {nodes: {a: X, b: Y}, links: [a -- b]}\n  \
+                       mid: {over: in1, nodes: {a: a, b: b}, links: [a -- b]}\n  \
+                       top: {over: [in1, mid], nodes: {p: a, q: b}, links: [p -- q]}\n");
+        let base = (lab.base().nodes[0].host.unwrap(), lab.base().nodes[1].host.unwrap());
+        let [in1, mid, top] = [1, 2, 3].map(|net: usize| &lab.networks[net]);
+        let of = |net: &model::Network, strand: usize| net.links[0].pairs(0).nth(strand).unwrap();
+        let inner = (top.nodes[0].host.unwrap(), top.nodes[1].host.unwrap());
+        assert_eq!(
+            layers(&lab, top.id, &[base, of(in1, 0), of(top, 0), inner]),
+            ["base X -> Y", "link(in1) a -> b", "link(top) p -> q", "net p -> q"]
+        );
+        assert_eq!(
+            layers(&lab, top.id, &[base, of(in1, 0), of(mid, 0), of(top, 1), inner]),
+            ["base X -> Y", "link(in1) a -> b", "link(mid) a -> b", "link(top) p -> q", "net p -> q"]
+        );
+    }
+
+    #[test]
     fn an_address_of_another_network_says_so() {
         let lab = lab(include_str!("../../labs/recursion.yaml"));
         let x = lab.base().nodes[0].host.unwrap();

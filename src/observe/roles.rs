@@ -123,4 +123,13 @@ mod tests {
         let words: Vec<String> = parts.iter().map(|p| p.words()).collect();
         assert_eq!(words, ["VH", "transit", "VH"]);
     }
+
+    #[test]
+    fn a_vi_over_several_passes_the_nodes_of_all() {
+        let text = include_str!("../../labs/dynabone.yaml");
+        let lab = crate::model::parse(Path::new("dynabone.yaml"), text).unwrap();
+        let parts = roles(&lab, &Rib::compute(&lab), NetId(4));
+        let words: Vec<String> = parts.iter().map(|p| p.words()).collect();
+        assert_eq!(words, ["VH", "transit", "transit", "transit", "VH"]);
+    }
 }

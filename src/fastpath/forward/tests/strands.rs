@@ -270,6 +270,31 @@ fn a_strand_that_loses_packets_is_left_out_at_both_ends_until_it_is_well() {
 }
 
 #[test]
+fn probes_are_echo_requests_below_the_same_headers_as_packets() {
+    let mut bed = Bed::new(Spread::Packet, &[1, 1], false);
+    let probe = bed.forwarder.probes().swap_remove(1);
+    let mut frame = Frame::new();
+    frame.copy_from(&probe.bytes);
+    bed.forwarder.handle(Input::Made(probe.via), &mut frame, 0);
+    let stack = packet::stack(frame.packet());
+    let pairs: Vec<_> = stack.iter().map(|h| (h.src, h.dst)).collect();
+    let link = (below(1, 0), below(1, 1));
+    assert_eq!(pairs, [(base_addr(0), base_addr(1)), link, (strand(1, 0), strand(1, 1)), (A, B)]);
+    assert_eq!(stack.last().unwrap().protocol, ipv4::ICMP);
+    let message = packet::IcmpRepr::parse(&frame.packet()[4 * 20..]).unwrap();
+    assert!(matches!(message, packet::IcmpRepr::EchoRequest { seq: 1, .. }), "{message:?}");
+}
+
+/// Anyone's ping between the two addresses is for the kernel.
+#[test]
+fn a_ping_between_the_ends_is_no_probe() {
+    let mut bed = Bed::new(Spread::Packet, &[1, 1], false);
+    let echo = packet::IcmpRepr::EchoRequest { ident: 7, seq: 1, data: b"vilab strand" }.emit();
+    let ping = Ipv4Repr::new(A, B, ipv4::ICMP, 0).with_payload(&echo);
+    assert_eq!(bed.send(&ping).0, [(Outcome::Deliver(bed.top() + 1), ping.clone())]);
+}
+
+#[test]
 fn users_counters_know_nothing_of_probes() {
     let mut bed = Bed::new(Spread::Packet, &[1, 1], false);
     bed.probe(10);
