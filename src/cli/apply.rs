@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::params::ParamArgs;
 use super::up::{DataplaneArg, Display};
 use super::wait::TimeoutArg;
 use super::{DONE, output, up};
@@ -26,6 +27,8 @@ pub(super) struct Args {
     /// The lab file
     file: PathBuf,
     #[command(flatten)]
+    params: ParamArgs,
+    #[command(flatten)]
     dataplane: DataplaneArg,
     /// Print what would be done, as ip, tc, nft and sysctl commands, and do nothing
     #[arg(long)]
@@ -38,7 +41,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let name = lab::load(&args.file)?.name;
+    let name = lab::load_with(&args.file, &args.params.params, None)?.name;
     if !Running::list()?.iter().any(|lab| lab.name() == name) {
         return bring_up(args, &name);
     }
@@ -60,13 +63,13 @@ pub(super) fn run(args: &Args) -> Result<u8> {
 }
 
 fn bring_up(args: &Args, name: &str) -> Result<u8> {
-    let Args { file, dataplane, timeout, dry_run, json } = args.clone();
+    let Args { file, params, dataplane, timeout, dry_run, json } = args.clone();
     if dry_run {
         output::note(&format!("lab {name} is not up: this would bring it up"));
-        return super::plan::run(&super::plan::Args { file, dataplane, json });
+        return super::plan::run(&super::plan::Args { file, params, dataplane, json });
     }
     output::note(&format!("lab {name} is not up: it is brought up"));
-    up::run(&up::Args { file, dataplane, timeout, json })
+    up::run(&up::Args { file, params, dataplane, timeout, json })
 }
 
 /// A change that has been worked out.
@@ -83,7 +86,7 @@ struct Work {
 impl Work {
     fn new(args: &Args, running: &Running, turn: &Turn) -> Result<Self> {
         let old = running.state().clone();
-        let mut lab = lab::load_to_run(&args.file, Some(&old.lab))?;
+        let mut lab = lab::load_to_run(&args.file, &args.params.params, Some(&old.lab))?;
         args.dataplane.apply(&mut lab);
         let pinned = pin(&mut lab, &old);
         let mut plan = up::plan(&lab)?;

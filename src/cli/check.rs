@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::params::ParamArgs;
 use super::{DONE, FAILED, output};
 use crate::error::{Error, Result};
 use crate::lab;
@@ -16,13 +17,16 @@ pub(super) struct Args {
     /// The lab files
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    params: ParamArgs,
     /// Print the errors as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let checked: Vec<_> = args.files.iter().map(|file| (file, lab::load(file))).collect();
+    let checked: Vec<_> =
+        args.files.iter().map(|file| (file, lab::load_with(file, &args.params.params, None))).collect();
     if args.json {
         let files: Vec<Value> = checked.iter().map(|(file, result)| as_json(file, result)).collect();
         output::json(&json!({ "schema": "vilab.check/1", "files": files }))?;
@@ -55,12 +59,13 @@ fn errors(e: &Error) -> Vec<Value> {
     let Some(report) = e.report() else {
         return vec![json!({ "message": e.what(), "causes": e.causes() })];
     };
-    let place = |d: &Diagnostic| {
+    let place = |(index, d): (usize, &Diagnostic)| {
         let (line, column) = report.position(d.span);
         json!({
             "rule": d.rule, "line": line, "column": column,
             "message": d.title, "label": d.label, "help": d.help,
+            "within": report.within(index),
         })
     };
-    report.diagnostics().iter().map(place).collect()
+    report.diagnostics().iter().enumerate().map(place).collect()
 }

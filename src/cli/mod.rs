@@ -6,6 +6,7 @@ mod check;
 mod doctor;
 mod down;
 mod exec;
+mod expand;
 mod fault;
 mod impair;
 mod internal;
@@ -15,6 +16,7 @@ mod machine;
 mod measure;
 mod node;
 mod output;
+mod params;
 mod plan;
 mod restart;
 mod rules;
@@ -87,6 +89,8 @@ enum Command {
     Test(test::Args),
     /// Check a lab file
     Check(check::Args),
+    /// Print the flat lab: templates, parameters, ranges and generators written out
+    Expand(expand::Args),
     /// Print what `up` would do, as ip, tc, nft and sysctl commands
     Plan(plan::Args),
     /// Tell what this machine can carry, and how to get what is missing
@@ -131,6 +135,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Rules(args) => rules::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Expand(args) => expand::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Impair(args) => impair::run(&args),

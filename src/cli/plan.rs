@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::params::ParamArgs;
 use super::{DONE, output, up};
 use crate::error::Result;
 use crate::lab;
@@ -13,6 +14,8 @@ pub(super) struct Args {
     /// The lab file
     pub(super) file: PathBuf,
     #[command(flatten)]
+    pub(super) params: ParamArgs,
+    #[command(flatten)]
     pub(super) dataplane: up::DataplaneArg,
     /// Print the plan as JSON
     #[arg(long)]
@@ -20,7 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let mut lab = lab::load(&args.file)?;
+    let mut lab = lab::load_with(&args.file, &args.params.params, None)?;
     args.dataplane.apply(&mut lab);
     let plan = up::plan(&lab)?;
     if args.json {

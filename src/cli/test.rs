@@ -13,6 +13,7 @@ use nix::sys::signalfd::SignalFd;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::params::ParamArgs;
 use super::up::{Coming, DataplaneArg};
 use super::wait::TimeoutArg;
 use super::{DONE, FAILED, code, measure, output, up};
@@ -30,6 +31,8 @@ pub(super) struct Args {
     /// The lab files
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    params: ParamArgs,
     #[command(flatten)]
     dataplane: DataplaneArg,
     #[command(flatten)]
@@ -92,7 +95,7 @@ fn test(file: &Path, args: &Args, signals: &SignalFd) -> Outcome {
 }
 
 fn try_test(file: &Path, args: &Args, signals: &SignalFd, outcome: &mut Outcome) -> Result<()> {
-    let mut lab = lab::load_to_run(file, None)?;
+    let mut lab = lab::load_to_run(file, &args.params.params, None)?;
     args.dataplane.apply(&mut lab);
     let plan = up::plan(&lab)?;
     outcome.plan = Some((plan.why.clone(), json!(up::dataplanes(&lab, &plan))));

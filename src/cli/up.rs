@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
+use super::params::ParamArgs;
 use super::table::table;
 use super::wait::TimeoutArg;
 use super::{DONE, machine, measure, output};
@@ -31,6 +32,8 @@ const BY_SIGNAL: u8 = 128;
 pub(super) struct Args {
     /// The lab file
     pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) params: ParamArgs,
     #[command(flatten)]
     pub(super) dataplane: DataplaneArg,
     #[command(flatten)]
@@ -69,7 +72,7 @@ impl DataplaneArg {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let mut lab = lab::load_to_run(&args.file, None)?;
+    let mut lab = lab::load_to_run(&args.file, &args.params.params, None)?;
     args.dataplane.apply(&mut lab);
     let plan = plan(&lab)?;
     let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());

@@ -1,8 +1,11 @@
 //! Ranges and generators written out. A [`LabSpec`] goes in; a [`FlatLab`], in which every node and every link
 //! stands by itself, comes out, and every error is noted. It never binds a name to a node.
 
+pub(crate) mod control;
 mod link;
 mod range;
+
+pub use control::{Given, MAX_LEVELS};
 
 use std::collections::BTreeSet;
 

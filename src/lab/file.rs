@@ -6,15 +6,32 @@ use nix::unistd::{Uid, geteuid};
 
 use super::{owner, user};
 use crate::error::{Error, Kind, Result};
-use crate::model::{self, Lab};
-use crate::spec::{self, Diagnostic, Report};
+use crate::model::{self, Given, Lab};
+use crate::spec::{Diagnostic, Instances, Report};
 
 /// Reads the lab of a file.
 ///
 /// # Errors
 /// All errors of the file, or that it cannot be read.
 pub fn load(path: &Path) -> Result<Lab> {
-    parse(path, &read(path)?, None)
+    load_with(path, &[], None)
+}
+
+/// Reads the lab of a file with values for its parameters; `running` is the lab whose place it takes: see
+/// [`model::parse_with`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
+    model::parse_given(path, &read(path)?, given, running)
+}
+
+/// The flat lab of a file as YAML: see [`model::flat`].
+///
+/// # Errors
+/// As [`load`].
+pub fn flat(path: &Path, given: &[Given]) -> Result<String> {
+    model::flat(path, &read(path)?, given)
 }
 
 /// Reads the lab of a file that is to be run on this machine: one that takes the place of `running`, see
@@ -22,11 +39,11 @@ pub fn load(path: &Path) -> Result<Lab> {
 ///
 /// # Errors
 /// As [`load`], and if a VI has an owner that this machine does not know, or that the caller cannot give it to.
-pub fn load_to_run(path: &Path, running: Option<&Lab>) -> Result<Lab> {
+pub fn load_to_run(path: &Path, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
     let text = read(path)?;
-    let lab = parse(path, &text, running)?;
+    let lab = model::parse_given(path, &text, given, running)?;
     if lab.networks.iter().any(|n| n.owner.is_some()) {
-        check_owners(path, &text)?;
+        check_owners(path, &text, given)?;
     }
     Ok(lab)
 }
@@ -37,20 +54,19 @@ fn read(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| fault("there is no text in").because(e.utf8_error()))
 }
 
-fn parse(path: &Path, text: &str, running: Option<&Lab>) -> Result<Lab> {
-    model::parse_with(path, text, running)
-}
-
 /// The users of a machine are not in the file, so the pure stages cannot know them.
-fn check_owners(path: &Path, text: &str) -> Result<()> {
-    let (mut errors, mut faults) = (Vec::new(), Vec::new());
-    let spec = spec::parse(text, &mut errors);
-    for owner in spec.iter().flat_map(|s| &s.vis).filter_map(|v| v.owner.as_ref()) {
+fn check_owners(path: &Path, text: &str, given: &[Given]) -> Result<()> {
+    let mut faults = Vec::new();
+    for owner in model::owners(text, given) {
         if let Some((title, label)) = fault(&owner.value)? {
             faults.push(Diagnostic::new("owner", owner.span, title).label(label));
         }
     }
-    if faults.is_empty() { Ok(()) } else { Err(Report::new(path, text, faults).into_error()) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(Report::new(path, text, faults, &Instances::default()).into_error())
+    }
 }
 
 /// Why this user cannot own a VI of a lab of the caller's.

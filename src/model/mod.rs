@@ -29,9 +29,10 @@ pub use impair::{LinkMeasured, Measured};
 pub use parallel::{Parallel, Spread, Strand};
 
 use crate::error::Result;
-use crate::expand;
+pub use crate::expand::Given;
+use crate::expand::{self, control};
 pub use crate::packet::esp::Suite as Security;
-use crate::spec::{self, Report};
+use crate::spec::{self, Instances, Report, Spanned};
 
 /// Index of a network in [`Lab::networks`]; 0 is the base network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -587,11 +588,50 @@ pub fn parse(path: &Path, text: &str) -> Result<Lab> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_with(path: &Path, text: &str, running: Option<&Lab>) -> Result<Lab> {
+    parse_given(path, text, &[], running)
+}
+
+/// The same, with values for parameters of the lab.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_given(path: &Path, text: &str, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
     let mut errors = Vec::new();
-    let spec = spec::parse(text, &mut errors);
+    let Some(file) = spec::read(text, &mut errors) else {
+        return Err(Report::new(path, text, errors, &Instances::default()).into_error());
+    };
+    let flat = control::flatten(&file, given, &mut errors);
+    let own = errors.clone();
+    let whole = (!flat.cut_short).then_some(&flat.tree);
+    let spec = whole.and_then(|tree| spec::decode(tree, &mut errors));
     let built = match spec.map(|spec| expand::expand(spec, &mut errors)) {
-        Some(flat) => build(&flat, text, errors, running),
+        Some(lab) => build(&lab, text, errors, running),
         None => Err(errors),
     };
-    built.map_err(|errors| Report::new(path, text, errors).into_error())
+    built.map_err(|mut errors| {
+        errors.retain(|e| own.is_empty() || own.contains(e) || !flat.is_echo(e));
+        Report::new(path, text, errors, &flat.instances).into_error()
+    })
+}
+
+/// The owners that a file names, each with its place there.
+#[must_use]
+pub fn owners(text: &str, given: &[Given]) -> Vec<Spanned<String>> {
+    let mut errors = Vec::new();
+    let flat = spec::read(text, &mut errors).map(|file| control::flatten(&file, given, &mut errors));
+    let spec = flat.and_then(|flat| spec::decode(&flat.tree, &mut errors));
+    spec.into_iter().flat_map(|s| s.vis).filter_map(|vi| vi.owner).collect()
+}
+
+/// The flat lab of a file as YAML: itself a lab file, of the same lab.
+///
+/// # Errors
+/// As [`parse`].
+pub fn flat(path: &Path, text: &str, given: &[Given]) -> Result<String> {
+    parse_given(path, text, given, None)?;
+    let mut errors = Vec::new();
+    let file = spec::read(text, &mut errors);
+    let flat = file.map(|file| control::flatten(&file, given, &mut errors));
+    let tree = flat.map(|flat| control::written_out(&flat.tree));
+    Ok(tree.map(|tree| spec::write(&tree, &control::escape)).unwrap_or_default())
 }

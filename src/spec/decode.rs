@@ -54,7 +54,8 @@ pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
     let tests = fields
         .take("tests")
         .map(|t| list(t, "`tests`", errors).iter().filter_map(|t| test(t, errors)).collect());
-    fields.not_yet(&["templates", "params"], errors);
+    // Expansion has used them up: they are named so that they can be meant.
+    let _expanded = [fields.take("templates"), fields.take("params")];
     fields.finish(errors);
     Some(LabSpec {
         name: name.unwrap_or_else(|| unread(tree)),
@@ -182,7 +183,7 @@ fn vis(tree: &Tree, errors: &mut Errors) -> Vec<ViSpec> {
 
 fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec> {
     let mut fields = Fields::new(tree, "a VI", errors)?;
-    fields.not_yet(&["use", "with"], errors);
+    let _expanded = [fields.take("use"), fields.take("with")];
     let (over, besides) = match fields.take("over") {
         Some(t) => parallel::over(t, errors).unwrap_or_else(|| (unread(t), Vec::new())),
         None => (Spanned::new("base".to_owned(), name.span), Vec::new()),
@@ -262,9 +263,8 @@ fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<Vi
         return Some(ViNodeSpec::placed(name, at));
     }
     let mut fields = Fields::new(tree, "a node of a VI", errors)?;
-    let later = ["use", "with"];
-    let expanded = later.iter().any(|key| has_key(tree, key)) || has_key(tree, "emulate");
-    fields.not_yet(&later, errors);
+    let expanded = has_key(tree, "emulate");
+    let _expanded = [fields.take("use"), fields.take("with"), fields.take("when")];
     let at = match expanded {
         true => fields.take("at"),
         false => fields.require("at", errors),
@@ -304,7 +304,8 @@ pub(super) fn plain_link(chain: Spanned<String>) -> LinkSpec {
     }
 }
 
-fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
+/// One item of `links:`.
+pub(crate) fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
     if matches!(tree.value, Value::Scalar(_)) {
         return text(tree, "a link", errors).map(plain_link);
     }
@@ -318,6 +319,7 @@ fn link(tree: &Tree, errors: &mut Errors) -> Option<LinkSpec> {
     let security = fields.take("security").and_then(|t| security(t, errors));
     let impair = impair::take(&mut fields, tree.span, errors);
     let spread = parallel::take(&mut fields, errors);
+    let _expanded = fields.take("when");
     fields.finish(errors);
     Some(LinkSpec { span: tree.span, shape: shape?, name, cost, mtu, security, spread, impair })
 }

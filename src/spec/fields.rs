@@ -7,10 +7,10 @@ use super::diag::{Diagnostic, Span, Spanned};
 use super::yaml::{Tree, Value};
 
 /// The errors found so far.
-pub(super) type Errors = Vec<Diagnostic>;
+pub(crate) type Errors = Vec<Diagnostic>;
 
 /// The keys of one map, each to be taken once.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     what: &'static str,
     span: Span,
     items: Vec<(&'a str, Span, &'a Tree)>,
@@ -19,7 +19,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// `what` is the map in words, such as `the lab` or `a link`.
-    pub(super) fn new(tree: &'a Tree, what: &'static str, errors: &mut Errors) -> Option<Self> {
+    pub(crate) fn new(tree: &'a Tree, what: &'static str, errors: &mut Errors) -> Option<Self> {
         let Value::Map(map) = &tree.value else {
             errors.push(wrong_type(tree, what, "a map"));
             return None;
@@ -41,21 +41,21 @@ impl<'a> Fields<'a> {
         Some(Self { what, span: tree.span, items, known: Vec::new() })
     }
 
-    pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Tree> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<&'a Tree> {
         self.take_key(key).map(|(_, tree)| tree)
     }
 
-    pub(super) fn take_key(&mut self, key: &'static str) -> Option<(Span, &'a Tree)> {
+    pub(crate) fn take_key(&mut self, key: &'static str) -> Option<(Span, &'a Tree)> {
         self.known.push(key);
         let at = self.items.iter().position(|(n, ..)| *n == key)?;
         let (_, span, tree) = self.items.remove(at);
         Some((span, tree))
     }
 
-    pub(super) fn require(&mut self, key: &'static str, errors: &mut Errors) -> Option<&'a Tree> {
+    pub(crate) fn require(&mut self, key: &'static str, errors: &mut Errors) -> Option<&'a Tree> {
         let found = self.take(key);
         if found.is_none() {
-            let start = Span { start: self.span.start, end: self.span.start };
+            let start = Span { end: self.span.start, ..self.span };
             errors.push(
                 Diagnostic::new("missing-key", start, format!("{} needs `{key}:`", self.what)).label("here"),
             );
@@ -64,7 +64,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Keys the language has and this version does not carry out.
-    pub(super) fn not_yet(&mut self, keys: &[&'static str], errors: &mut Errors) {
+    pub(crate) fn not_yet(&mut self, keys: &[&'static str], errors: &mut Errors) {
         for key in keys {
             if let Some((span, _)) = self.take_key(key) {
                 errors.push(not_yet(span, &format!("`{key}:`")));
@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Whatever was not taken is unknown.
-    pub(super) fn finish(self, errors: &mut Errors) {
+    pub(crate) fn finish(self, errors: &mut Errors) {
         for (name, span, _) in &self.items {
             errors.push(
                 Diagnostic::new("unknown-key", *span, format!("unknown key `{name}` in {}", self.what))
@@ -83,11 +83,11 @@ impl<'a> Fields<'a> {
     }
 }
 
-pub(super) fn not_yet(span: Span, what: &str) -> Diagnostic {
+pub(crate) fn not_yet(span: Span, what: &str) -> Diagnostic {
     Diagnostic::new("not-supported", span, format!("{what} is not supported yet"))
 }
 
-pub(super) fn wrong_type(tree: &Tree, what: &str, expected: &str) -> Diagnostic {
+pub(crate) fn wrong_type(tree: &Tree, what: &str, expected: &str) -> Diagnostic {
     Diagnostic::new("wrong-type", tree.span, format!("{what} must be {expected}, not {}", tree.kind()))
 }
 
@@ -99,7 +99,7 @@ fn plain_text(tree: &Tree) -> Option<&str> {
 }
 
 /// A scalar as text. An empty value is an error.
-pub(super) fn text(tree: &Tree, what: &str, errors: &mut Errors) -> Option<Spanned<String>> {
+pub(crate) fn text(tree: &Tree, what: &str, errors: &mut Errors) -> Option<Spanned<String>> {
     match plain_text(tree) {
         Some(t) => Some(Spanned::new(t.to_owned(), tree.span)),
         None => {
@@ -110,7 +110,7 @@ pub(super) fn text(tree: &Tree, what: &str, errors: &mut Errors) -> Option<Spann
 }
 
 /// A scalar that reads as `T`; `form` says what it must look like.
-pub(super) fn parsed<T: FromStr>(
+pub(crate) fn parsed<T: FromStr>(
     tree: &Tree,
     what: &str,
     form: &str,
@@ -131,7 +131,7 @@ pub(super) fn parsed<T: FromStr>(
 }
 
 /// A number within bounds.
-pub(super) fn number(
+pub(crate) fn number(
     tree: &Tree,
     what: &str,
     bounds: std::ops::RangeInclusive<u32>,
@@ -151,12 +151,12 @@ pub(super) fn number(
 }
 
 /// `true` or `false`.
-pub(super) fn boolean(tree: &Tree, what: &str, errors: &mut Errors) -> Option<bool> {
+pub(crate) fn boolean(tree: &Tree, what: &str, errors: &mut Errors) -> Option<bool> {
     parsed::<bool>(tree, what, "true or false", errors).map(|s| s.value)
 }
 
 /// One of some words: those that are carried out, and those that are not yet.
-pub(super) fn choice<T: Copy>(
+pub(crate) fn choice<T: Copy>(
     tree: &Tree,
     what: &str,
     words: &[(&'static str, T)],
@@ -180,7 +180,7 @@ pub(super) fn choice<T: Copy>(
     None
 }
 
-pub(super) fn list<'a>(tree: &'a Tree, what: &str, errors: &mut Errors) -> &'a [Tree] {
+pub(crate) fn list<'a>(tree: &'a Tree, what: &str, errors: &mut Errors) -> &'a [Tree] {
     match &tree.value {
         Value::Seq(items) => items,
         Value::Null | Value::Scalar(_) | Value::Map(_) => {
@@ -191,7 +191,7 @@ pub(super) fn list<'a>(tree: &'a Tree, what: &str, errors: &mut Errors) -> &'a [
 }
 
 /// The entries of a map with free keys; duplicates are errors.
-pub(super) fn entries<'a>(
+pub(crate) fn entries<'a>(
     tree: &'a Tree,
     what: &str,
     errors: &mut Errors,

@@ -7,9 +7,11 @@ mod diag;
 mod fields;
 mod gateways;
 mod impair;
+mod origin;
 mod parallel;
 mod tests;
 pub mod units;
+mod write;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -20,9 +22,15 @@ use ipnet::Ipv4Net;
 pub use apps::AppSpec;
 pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
 pub use gateways::GatewaySpec;
+pub use origin::{Instance, Instances, Origin};
 pub use parallel::SpreadSpec;
 pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
 pub use units::duration;
+
+pub(crate) use decode::link;
+pub(crate) use fields::{Errors, Fields, boolean, entries, list, text, wrong_type};
+pub(crate) use write::write;
+pub(crate) use yaml::{Tree, Value};
 
 use crate::model::{DataplaneChoice, Impairment, Resolve, Role, Routing, Security};
 
@@ -165,9 +173,13 @@ pub enum Shape {
     },
 }
 
-/// Reads the text of a lab file, noting every error of form. With errors there may still be a lab to look for
+/// Reads the text of a lab file as YAML, noting why it is none.
+pub(crate) fn read(text: &str, errors: &mut Vec<Diagnostic>) -> Option<Tree> {
+    yaml::parse(text).map_err(|error| errors.push(error)).ok()
+}
+
+/// Takes an expanded lab file apart, noting every error of form. With errors there may still be a lab to look for
 /// more errors in: what could not be read stands as an empty text, and an error about it was noted.
-pub fn parse(text: &str, errors: &mut Vec<Diagnostic>) -> Option<LabSpec> {
-    let tree = yaml::parse(text).map_err(|error| errors.push(error)).ok()?;
-    decode::lab(&tree, errors)
+pub(crate) fn decode(tree: &Tree, errors: &mut Vec<Diagnostic>) -> Option<LabSpec> {
+    decode::lab(tree, errors)
 }

@@ -14,15 +14,17 @@ const MAX_DEPTH: usize = 64;
 
 /// A YAML value and its place.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Tree {
-    pub(super) span: Span,
-    pub(super) value: Value,
+pub(crate) struct Tree {
+    pub(crate) span: Span,
+    pub(crate) value: Value,
+    /// A scalar that is text by its quotes: `"1"`.
+    pub(crate) quoted: bool,
     /// Number of values in this tree, itself included.
     size: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// An empty value or a plain `null` or `~`.
     Null,
     Scalar(String),
@@ -31,17 +33,33 @@ pub(super) enum Value {
 }
 
 impl Tree {
-    fn new(span: Span, value: Value) -> Self {
+    /// A value that is not quoted.
+    pub(crate) fn new(span: Span, value: Value) -> Self {
         let size = 1 + match &value {
             Value::Null | Value::Scalar(_) => 0,
             Value::Seq(items) => items.iter().map(|t| t.size).sum(),
             Value::Map(items) => items.iter().map(|(k, v)| k.size + v.size).sum(),
         };
-        Self { span, value, size }
+        Self { span, value, quoted: false, size }
+    }
+
+    /// A scalar that is text whatever it looks like.
+    pub(crate) fn text(span: Span, text: impl Into<String>) -> Self {
+        Self { quoted: true, ..Self::new(span, Value::Scalar(text.into())) }
+    }
+
+    /// The same value in another place.
+    pub(crate) fn at(&self, span: Span) -> Self {
+        Self { span, ..self.clone() }
+    }
+
+    /// Number of values in it, itself included.
+    pub(crate) fn values(&self) -> usize {
+        self.size
     }
 
     /// What kind of value it is, in words.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
             Value::Scalar(_) => "a single value",
@@ -52,7 +70,7 @@ impl Tree {
 }
 
 /// Reads the one document of `text`.
-pub(super) fn parse(text: &str) -> Result<Tree, Diagnostic> {
+pub(crate) fn parse(text: &str) -> Result<Tree, Diagnostic> {
     let mut reader = Reader::new(text);
     let tree = reader.document()?;
     reader.check_end(tree.span)?;
@@ -75,7 +93,7 @@ impl<'a> Reader<'a> {
 
     fn span(&self, span: saphyr_parser::Span) -> Span {
         let byte = |index: usize| self.offsets[index.min(self.offsets.len() - 1)];
-        Span { start: byte(span.start.index()), end: byte(span.end.index()) }
+        Span::new(byte(span.start.index()), byte(span.end.index()))
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), Diagnostic> {
@@ -113,7 +131,7 @@ impl<'a> Reader<'a> {
                 Event::DocumentStart(_) => {
                     return Err(Diagnostic::new("yaml", span, "one file is one lab")
                         .label("a second document starts here")
-                        .see(Span { start: first.start, end: first.start }, "the first is here"));
+                        .see(Span::new(first.start, first.start), "the first is here"));
                 }
                 _ => {}
             }
@@ -131,7 +149,10 @@ impl<'a> Reader<'a> {
         }
         let (tree, anchor) = match event {
             Event::Alias(id) => (self.alias(id, span)?, 0),
-            Event::Scalar(text, style, anchor, _) => (Tree::new(span, scalar(&text, style)), anchor),
+            Event::Scalar(text, style, anchor, _) => {
+                let quoted = style != ScalarStyle::Plain;
+                (Tree { quoted, ..Tree::new(span, scalar(&text, style)) }, anchor)
+            }
             Event::SequenceStart(anchor, _) => (self.sequence(span, depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.mapping(span, depth)?, anchor),
             _ => return Err(Diagnostic::new("yaml", span, "this is not YAML").label("a value was expected")),
@@ -170,10 +191,7 @@ impl<'a> Reader<'a> {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
                 let end = items.last().map_or(span.end, |t: &Tree| t.span.end.max(start.end));
-                return Ok(Tree::new(
-                    Span { start: start.start, end: end.max(start.start) },
-                    Value::Seq(items),
-                ));
+                return Ok(Tree::new(Span::new(start.start, end.max(start.start)), Value::Seq(items)));
             }
             items.push(self.tree(event, span, depth + 1)?);
         }
@@ -185,10 +203,7 @@ impl<'a> Reader<'a> {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
                 let end = items.last().map_or(span.end, |(_, v)| v.span.end.max(start.end));
-                return Ok(Tree::new(
-                    Span { start: start.start, end: end.max(start.start) },
-                    Value::Map(items),
-                ));
+                return Ok(Tree::new(Span::new(start.start, end.max(start.start)), Value::Map(items)));
             }
             let key = self.tree(event, span, depth + 1)?;
             let (event, span) = self.next()?;
@@ -216,7 +231,7 @@ mod tests {
         let Value::Seq(list) = &items[0].1.value else { panic!("a list") };
         let texts: Vec<_> = list.iter().map(|t| t.value.clone()).collect();
         assert_eq!(texts, ["y", "no", "1", ""].map(|s| Value::Scalar(s.to_owned())));
-        assert_eq!(list[1].span, Span { start: 7, end: 9 });
+        assert_eq!(list[1].span, Span::new(7, 9));
         assert_eq!(items[1].1.value, Value::Null);
     }
 
