@@ -40,18 +40,22 @@ pub struct Need {
     pub stacked: u32,
     /// Links, an aligned pair (/31) each.
     pub links: u32,
+    /// Addresses of groups, which are in none of the above: a power of two, or none.
+    pub grouped: u32,
 }
 
 impl Need {
     /// Addresses in all, the first of the block left unused.
     #[must_use]
     pub fn total(self) -> u64 {
-        1 + u64::from(self.hosts) + u64::from(self.stacked) + 2 * u64::from(self.links)
+        let single = u64::from(self.hosts) + u64::from(self.stacked) + u64::from(self.grouped);
+        1 + single + 2 * u64::from(self.links)
     }
 
     /// Longest prefix in which the roomy layout has place.
     fn roomy_len(self) -> u8 {
-        let quarter = u64::from(self.hosts + 1).max(u64::from(self.stacked)).max(u64::from(self.links));
+        let links = u64::from(self.links) + u64::from(self.grouped.div_ceil(2));
+        let quarter = u64::from(self.hosts + 1).max(u64::from(self.stacked)).max(links);
         prefix_len(4 * quarter)
     }
 }
@@ -74,6 +78,8 @@ pub struct Layout {
     pub hosts: u32,
     pub stacked: u32,
     pub links: u32,
+    /// At the end of the block.
+    pub grouped: u32,
 }
 
 /// Places the parts in `pool`: each in its own quarter or half where there is room, so that a later addition moves
@@ -82,14 +88,22 @@ pub struct Layout {
 pub fn layout(pool: Ipv4Net, need: Need) -> Option<Layout> {
     let start = u32::from(pool.network());
     let size = 1u64 << (32 - pool.prefix_len());
+    let grouped =
+        u32::try_from(u64::from(start) + size.saturating_sub(u64::from(need.grouped))).unwrap_or(u32::MAX);
     if pool.prefix_len() <= need.roomy_len() {
         let quarter = u32::try_from(size / 4).ok()?;
-        return Some(Layout { hosts: start + 1, stacked: start + quarter, links: start + 2 * quarter });
+        return Some(Layout {
+            hosts: start + 1,
+            stacked: start + quarter,
+            links: start + 2 * quarter,
+            grouped,
+        });
     }
     let hosts = start + 1;
     let links = hosts.checked_add(need.hosts)?.next_multiple_of(2);
     let stacked = links.checked_add(2 * need.links)?;
-    (u64::from(stacked - start) + u64::from(need.stacked) <= size).then_some(Layout { hosts, stacked, links })
+    let end = u64::from(stacked - start) + u64::from(need.stacked) + u64::from(need.grouped);
+    (end <= size).then_some(Layout { hosts, stacked, links, grouped })
 }
 
 /// A network that wants a block.
@@ -308,7 +322,7 @@ mod tests {
 
     #[test]
     fn small_pools_are_packed() {
-        let need = Need { hosts: 3, stacked: 0, links: 2 };
+        let need = Need { hosts: 3, stacked: 0, links: 2, grouped: 0 };
         let layout = layout(net("192.168.0.0/29"), need).unwrap();
         assert_eq!(layout.hosts, u32::from(Ipv4Addr::new(192, 168, 0, 1)));
         assert_eq!(layout.links, u32::from(Ipv4Addr::new(192, 168, 0, 4)));
@@ -338,15 +352,17 @@ mod tests {
         #[test]
         fn layouts_have_no_overlap_and_stay_inside(
             len in 8u8..31, hosts in 0u32..5000, stacked in 0u32..5000, links in 0u32..5000,
+            grouped in prop_oneof![Just(0u32), (1u32..13).prop_map(|bits| 1 << bits)],
         ) {
             let pool = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), len);
-            let need = Need { hosts, stacked, links };
+            let need = Need { hosts, stacked, links, grouped };
             let Some(at) = layout(pool, need) else {
                 prop_assert!(need.total() + 1 > (1 << (32 - len)));
                 return Ok(());
             };
-            let mut parts = [(at.hosts, hosts), (at.stacked, stacked), (at.links, 2 * links)];
-            prop_assert!(at.links % 2 == 0);
+            let mut parts =
+                [(at.hosts, hosts), (at.stacked, stacked), (at.links, 2 * links), (at.grouped, grouped)];
+            prop_assert!(at.links % 2 == 0 && (grouped == 0 || at.grouped % grouped == 0));
             parts.sort_unstable();
             let end = u32::from(pool.broadcast());
             prop_assert!(parts.windows(2).all(|w| w[0].0 + w[0].1 <= w[1].0));

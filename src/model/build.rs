@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::address::{self, Allocator, Claim, LINK_POOL, Layout, NETWORK_POOL, Need};
 use super::emulated::{self, Emulated, Port, Recursion};
+use super::groups::Groups;
 use super::leases::Leases;
 use super::{
     BASE, Carrier, DataplaneChoice, End, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, Node, NodeId,
@@ -25,6 +26,10 @@ const UNSET: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// and 32,768 of the network-layer pool.
 const NETWORK_BLOCKS: [u8; 3] = [16, 20, 24];
 const LINK_BLOCKS: [u8; 3] = [20, 24, 28];
+/// Groups of nodes may take so many addresses of a VI: half of the first of the sizes above, else four times what its
+/// nodes and links need, up to a quarter of the pool.
+const GROUPED_LEAST: u64 = 1 << 15;
+const GROUPED_MOST: u64 = 1 << 21;
 /// Smallest packet every link must carry (RFC 791, 3.2).
 const LEAST_MTU: u32 = 68;
 /// One IPv4 header without options.
@@ -532,17 +537,41 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn need(&self, net: NetId) -> Need {
+    /// The groups of a VI's nodes that have addresses to themselves, if its pool has room.
+    fn groups(&self, net: NetId) -> Groups {
+        let network = self.lab.net(net);
+        if net == BASE {
+            return Groups::default();
+        }
+        let known =
+            self.vi(net).addresses.as_ref().map(|a| a.value).or_else(|| self.leases.pool(&network.name));
+        let Some(pool) = known else {
+            let members = network.nodes.len() + 2 * network.links.len();
+            let limit = (4 * members.next_power_of_two() as u64).clamp(GROUPED_LEAST, GROUPED_MOST);
+            return Groups::of(&self.lab, network, limit);
+        };
+        let half = (1u64 << (32 - pool.prefix_len())) / 2;
+        let groups = Groups::of(&self.lab, network, half);
+        match address::layout(pool, self.need(net, &groups)) {
+            Some(_) => groups,
+            None => Groups::default(),
+        }
+    }
+
+    fn need(&self, net: NetId, groups: &Groups) -> Need {
         let network = self.lab.net(net);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let stacked: usize = self.named_above(net).map(|n| 2 * n.links.len()).sum();
         let fixed = network.nodes.iter().filter(|n| n.host.is_some_and(|h| h != UNSET)).count();
         let stacked = if net == BASE || stacked == 0 { 0 } else { stacked + fixed };
         let wires = self.lab.gateways.iter().filter(|g| g.link.ends[1].node.net == net).count();
+        let free = |n: &&Node| n.host.is_some() && groups.of_node(n.id.index).is_none();
+        let links = network.links.iter().filter(|l| groups.of_link(l.id.index).is_none()).count();
         Need {
-            hosts: count(network.nodes.iter().filter(|n| n.host.is_some()).count()),
+            hosts: count(network.nodes.iter().filter(free).count()),
             stacked: count(stacked),
-            links: count(network.links.len() + wires + fixed),
+            links: count(links + wires + fixed),
+            grouped: groups.size(),
         }
     }
 
@@ -568,7 +597,7 @@ impl<'a> Builder<'a> {
             .map(|index| {
                 let net = NetId(index + 1);
                 let fixed = self.flat.vis[index].addresses.as_ref().map(|a| a.value);
-                let need = self.need(net);
+                let need = self.need(net, &self.groups(net));
                 let lease = self.leases.pool(&self.lab.net(net).name);
                 let lease = lease.filter(|pool| address::layout(*pool, need).is_some());
                 Claim::network(self.claimed(net), fixed, need).leased(lease)
@@ -650,7 +679,8 @@ impl<'a> Builder<'a> {
 
     /// Gives every node and every end of a network its address.
     fn number(&mut self, net: NetId) {
-        let need = self.need(net);
+        let groups = self.groups(net);
+        let need = self.need(net, &groups);
         let pool = self.lab.net(net).pool;
         let Some(layout) = address::layout(pool, need) else {
             let (given, name) = match net {
@@ -662,15 +692,22 @@ impl<'a> Builder<'a> {
             return self.error("pool-too-small", span, title);
         };
         let leases = self.leases;
-        if self.allocate(net, pool, layout, leases).is_none() {
+        let way = (layout, &groups);
+        if self.allocate(net, pool, way, leases).is_none() {
             // What the running lab left free has no room in one piece: the network is numbered afresh.
-            let _fits = self.allocate(net, pool, layout, &Leases::default());
+            let _fits = self.allocate(net, pool, way, &Leases::default());
         }
     }
 
     /// Addresses of a network and of the links stacked on it: those it has already first, then new ones. `None`,
     /// and nothing is given, if they do not fit.
-    fn allocate(&mut self, net: NetId, pool: Ipv4Net, layout: Layout, leases: &Leases<'_>) -> Option<()> {
+    fn allocate(
+        &mut self,
+        net: NetId,
+        pool: Ipv4Net,
+        (layout, groups): (Layout, &Groups),
+        leases: &Leases<'_>,
+    ) -> Option<()> {
         let fixed = self.lab.net(net).nodes.iter().filter_map(|n| n.host).filter(|h| *h != UNSET);
         let mut free = Allocator::new(pool, u32::from(pool.network()) + 1, fixed);
         let mut network = self.lab.net(net).clone();
@@ -690,12 +727,15 @@ impl<'a> Builder<'a> {
         for vi in self.named_above(net).filter(|_| net != BASE) {
             free.avoid(leases.link_addrs(&vi.name));
         }
-        let Layout { mut hosts, mut stacked, mut links } = layout;
+        let Layout { mut hosts, mut stacked, mut links, grouped } = layout;
+        let mut starts = groups.starts(grouped);
         for node in network.nodes.iter_mut().filter(|n| n.host == Some(UNSET)) {
-            node.host = Some(free.one(&mut hosts)?);
+            let group = groups.of_node(node.id.index);
+            node.host = Some(free.one(group.map_or(&mut hosts, |g| &mut starts[g].hosts))?);
         }
-        for pair in pairs.iter_mut().filter(|p| p.is_none()) {
-            *pair = Some(free.pair(&mut links)?);
+        for (index, pair) in pairs.iter_mut().enumerate().filter(|(_, p)| p.is_none()) {
+            let group = groups.of_link(index);
+            *pair = Some(free.pair(group.map_or(&mut links, |g| &mut starts[g].links))?);
         }
         for addr in above.iter_mut().filter(|a| a.is_none()) {
             *addr = Some(free.one(&mut stacked)?);

@@ -8,6 +8,7 @@ mod difference;
 mod emulated;
 mod find;
 mod gateway;
+mod groups;
 pub mod impair;
 mod join;
 mod leases;
