@@ -125,10 +125,8 @@ vis:
         let lab = LAB.replace("name: t", "name: t\ndataplane: kernel");
         for (text, base) in [(lab, "base/X"), (at("X"), "base/X"), (at("Y"), "base/Y")] {
             let refusal = plan(&text).unwrap_err().to_string();
-            assert_eq!(
-                refusal,
-                format!("`dataplane: kernel` does not carry link top/a--b, which ends on {base}")
-            );
+            let what = format!("`dataplane: kernel` does not carry link top/a--b, which ends on {base}");
+            assert!(refusal.starts_with(&what), "{refusal}");
         }
     }
 
