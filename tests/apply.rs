@@ -147,7 +147,8 @@ fn dump() -> Vec<String> {
     ];
     let mut lines = Vec::new();
     for command in commands {
-        let output = Command::new("sh").args(["-c", command]).output().unwrap();
+        let words: Vec<&str> = command.split(' ').collect();
+        let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
         // A hook without filters stays where one was; the engine's own devices have addresses by chance.
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         lines.extend(text.lines().filter(|l| !l.contains("clsact") && !l.contains("shape~")).map(plain));
