@@ -234,13 +234,16 @@ fn what_serves_the_router_may_end_and_packets_in_transit_go_on() {
         let pid = i32::try_from(before["pid"].as_i64().unwrap()).unwrap();
         // The id is one inside the lab.
         exec(&lab, "outer/R", &["kill", "-KILL", &pid.to_string()]);
-        assert!(answers(&lab, "a", "b"), "{dataplane}: nobody is needed for packets in transit");
         within("it is started again", || {
+            assert!(answers(&lab, "a", "b"), "{dataplane}: nobody is needed for packets in transit");
             let now = routers(&status());
             now["state"] == "running" && now["pid"] != before["pid"]
         });
+        within("the router answers for itself", || {
+            assert!(answers(&lab, "a", "b"), "{dataplane}: nor while it learns what it must know");
+            answers(&lab, "a", "R")
+        });
         settled(&lab);
-        within("the router answers for itself", || answers(&lab, "a", "R"));
         assert!(answers(&lab, "a", "b"), "{dataplane}");
     }
 }

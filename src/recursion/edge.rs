@@ -73,11 +73,13 @@ fn inside(router: &Router, edge: &Edge, port: Port) -> Option<Way> {
 }
 
 /// What to ask of the edge's kernel, which has `snapshot`, for it to have `wanted` and nothing else but what it makes by
-/// itself. Changes of a route take its place at once, so that no packet meets the gap.
+/// itself. Changes of a route take its place at once, so that no packet meets the gap. While not all is `known` yet, what is
+/// there stays: the process before this one knew why.
 pub(super) fn requests(
     edge: &Edge,
     wanted: &BTreeMap<Ipv4Net, BTreeSet<Way>>,
     snapshot: &Snapshot,
+    known: bool,
 ) -> Vec<Request> {
     let up = snapshot.links.iter().filter(|(_, link)| link.up);
     let index: BTreeMap<&str, u32> = up.map(|(index, link)| (link.name.as_str(), *index)).collect();
@@ -99,7 +101,8 @@ pub(super) fn requests(
             requests.push(Request::add_route(*prefix, &hops, Some(edge.addr)).replacing());
         }
     }
-    requests.extend(there.keys().filter(|prefix| !kept.contains(*prefix)).map(|p| Request::del_route(*p)));
+    let gone = there.keys().filter(|prefix| known && !kept.contains(*prefix));
+    requests.extend(gone.map(|prefix| Request::del_route(*prefix)));
     requests
 }
 
@@ -224,12 +227,15 @@ mod tests {
             route("10.0.0.2/32", 0, false, &[(2, Some("10.130.0.9"))]),
             route("10.0.0.9/32", 0, false, &[(2, Some("10.130.0.9"))]),
         ];
-        let requests = requests(&edge, &wanted, &snapshot(&["v-0", "x-p1"], there.clone()));
-        assert_eq!(requests.len(), 2, "one to replace, one to remove");
+        let has = snapshot(&["v-0", "x-p1"], there.clone());
+        let requests = |known| super::requests(&edge, &wanted, &has, known).len();
+        assert_eq!(requests(true), 2, "one to replace, one to remove");
+        assert_eq!(requests(false), 1, "one to replace");
         let settled = super::requests(
             &edge,
             &[(net("10.0.0.9/32"), [(String::from("x-p1"), Some(addr("10.130.0.9")))].into())].into(),
             &snapshot(&["v-0", "x-p1"], there[3..].to_vec()),
+            true,
         );
         assert!(settled.is_empty());
     }

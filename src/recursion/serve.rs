@@ -31,6 +31,9 @@ const BUFFER: usize = 65_535;
 const BUDGET: usize = 64;
 /// Sources told of by one wait.
 const EVENTS: usize = 64;
+/// After a start, until all is known: the hold time of the others, and a second in which the kernel may notice that the
+/// router's devices have a carrier again (`linkwatch`).
+const START: Duration = Duration::from_secs(2);
 /// After which a route that the kernel refused is asked for again: its device may be on its way up.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -56,7 +59,7 @@ struct Served {
     monitor: Monitor,
     ports: Vec<ServedPort>,
     exits: Exits,
-    /// Until then ports that are not heard yet count as there.
+    /// Until then ports that are not heard yet count as there, and routes that nobody speaks of yet stay.
     grace: Duration,
 }
 
@@ -227,7 +230,7 @@ impl Served {
         let monitor = namespaces.run(&router.netns, Monitor::open)??;
         let port = |(number, edge)| ServedPort::open(router, number, edge, namespaces);
         let ports = router.edges.iter().enumerate().map(port).collect::<Result<Vec<_>>>()?;
-        let grace = Timers::default().hold;
+        let grace = START;
         Ok(Self { router: router.clone(), monitor, ports, exits: Exits::new(), grace })
     }
 
@@ -249,12 +252,12 @@ impl Served {
 
     /// Says what there is to say, writes what routes have changed, and takes ports up or down.
     fn settle(&mut self, now: Duration) {
-        let Self { router, ports, exits, .. } = self;
+        let Self { router, ports, exits, grace, .. } = self;
         for (port, edge) in ports.iter_mut().zip(&router.edges) {
             let Some(exchange) = &mut port.exchange else { continue };
             let own = exits.get(&edge.dev);
             exchange.speak(now, edge, own);
-            exchange.write(now, router, edge, own);
+            exchange.write(now, (router, edge), own, *grace);
         }
         self.judge(now);
     }
@@ -372,24 +375,26 @@ impl Exchange {
     fn write(
         &mut self,
         now: Duration,
-        router: &Router,
-        edge: &Edge,
+        (router, edge): (&Router, &Edge),
         own: Option<&BTreeMap<ipnet::Ipv4Net, edge::Leaving>>,
+        grace: Duration,
     ) {
         let due = self.again.is_some_and(|at| at <= now);
         if self.generation == Some(self.speaker.generation()) && !due {
             return;
         }
         self.generation = Some(self.speaker.generation());
+        let known = now >= grace;
         let table: &Table = self.speaker.table();
         let written = self.monitor.snapshot().ok().flatten().is_some_and(|snapshot| {
             let wanted = edge::wanted(router, edge, table, own);
-            let requests = edge::requests(edge, &wanted, &snapshot);
+            let requests = edge::requests(edge, &wanted, &snapshot, known);
             // One by one: what one device that is down refuses must not keep back the others.
             let refused = requests.into_iter().filter(|r| self.requests.execute([r.clone()]).is_err());
             refused.count() == 0
         });
-        self.again = (!written).then(|| now + AGAIN);
+        let next = if written { (!known).then_some(grace) } else { Some(now + AGAIN) };
+        self.again = next;
     }
 }
 
