@@ -30,6 +30,7 @@ use super::{Namespaces, Running, reconfigure};
 use crate::apply::{self, Progress, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fastpath::control as engine;
+use crate::model::names::host_name;
 use crate::names;
 use crate::plan::{Change, Plan, View};
 use crate::process;
@@ -351,7 +352,7 @@ fn check_views(job: &Job) -> Result<()> {
 }
 
 fn put_views(views: &Views, job: &Job) -> io::Result<()> {
-    let hostnames = job.state.lab.nodes().map(|n| (n.netns.as_str(), n.name.as_str())).collect();
+    let hostnames = job.state.lab.nodes().map(|n| (n.netns.as_str(), host_name(&n.name))).collect();
     let wanted = job.views.iter().filter_map(|ns| Some((ns.clone(), job.plan.views.get(ns)?.clone())));
     view::put_all(views, &wanted.collect(), &hostnames)?;
     job.views.iter().filter(|ns| !job.plan.views.contains_key(*ns)).try_for_each(|ns| views.remove(ns))

@@ -26,6 +26,7 @@ use super::{Namespaces, mounts, service};
 use crate::apply::{self, Progress, StageTime, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::LinkMeasured;
+use crate::model::names::host_name;
 use crate::names;
 use crate::plan::Service;
 
@@ -225,7 +226,7 @@ pub(super) fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> R
 fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
     let views = Views::of(dir);
     views.prepare(job.plan.views.values())?;
-    let hostnames = job.lab.nodes().map(|n| (n.netns.as_str(), n.name.as_str())).collect();
+    let hostnames = job.lab.nodes().map(|n| (n.netns.as_str(), host_name(&n.name))).collect();
     view::put_all(&views, &job.plan.views, &hostnames)?;
     let nodes = Nodes::of(dir)?;
     let ns = super::namespaces_dir(dir);

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndId, Lab, NetId, NodeId, Resolve, Role, Routing};
+use super::{EndId, Lab, NetId, NodeId, Resolve, Role, Routing, names};
 use crate::expand::{FlatLab, FlatLink, FlatVi};
 use crate::spec::{Diagnostic, Span, Spanned, ViNodeSpec};
 
@@ -254,6 +254,12 @@ fn ports(
         errors
             .push(Diagnostic::new(RULE, node.name.span, title).help(format!("it has {}", ports.join(", "))));
         return None;
+    }
+    for (port, _) in bound.values() {
+        if let Some(fault) = names::port_fault(&port.value) {
+            let title = format!("`{}` cannot be the name of a port", port.value);
+            errors.push(Diagnostic::new("name", port.span, title).label(fault));
+        }
     }
     if bound.len() > MAX_PORTS {
         let title = format!("links end at {} ports of `{}`", bound.len(), node.name.value);

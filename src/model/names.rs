@@ -5,14 +5,40 @@ use std::collections::BTreeSet;
 
 /// Longest device name, without the terminating zero (IFNAMSIZ is 16).
 pub const MAX_DEVICE: usize = 15;
-/// Longest node name: a DNS label (RFC 1035, 2.3.4), for it becomes the host name.
-pub const MAX_NODE: usize = 63;
+/// Longest part of a node name between dots: a DNS label (RFC 1035, 2.3.4).
+pub const MAX_LABEL: usize = 63;
+/// Longest node name. The file of its namespace is named after it, its VI, and in an edge of an emulated router the port:
+/// 255 bytes in all. It is enough for 64 levels of instances with short names.
+pub const MAX_NODE: usize = 180;
+/// Longest name of a port of an emulated router.
+pub const MAX_PORT: usize = 31;
 /// Longest name of a VI.
 pub const MAX_NETWORK: usize = 31;
 
 /// Why `name` cannot be the name of a node, in words.
 pub(super) fn node_fault(name: &str) -> Option<String> {
-    fault(name, MAX_NODE, "_.-")
+    match name.split('.').map(str::len).max() {
+        Some(longest) if longest > MAX_LABEL => {
+            Some(format!("{longest} characters without a dot; {MAX_LABEL} is the most"))
+        }
+        _ => fault(name, MAX_NODE, "_.-"),
+    }
+}
+
+/// Why `name` cannot be the name of a port.
+pub(super) fn port_fault(name: &str) -> Option<String> {
+    fault(name, MAX_PORT, "_-")
+}
+
+/// The host name of a node: its name, or as many of the last parts of it as the kernel takes (`HOST_NAME_MAX` is 64).
+#[must_use]
+pub fn host_name(name: &str) -> &str {
+    let mut rest = name;
+    while rest.len() > MAX_LABEL {
+        let Some((_, tail)) = rest.split_once('.') else { return &rest[..MAX_LABEL] };
+        rest = tail;
+    }
+    rest
 }
 
 /// Why `name` cannot be the name of a VI.
@@ -26,7 +52,7 @@ pub(super) fn network_fault(name: &str) -> Option<String> {
 
 /// Why `name` cannot be the name of a link.
 pub(super) fn link_fault(name: &str) -> Option<String> {
-    fault(name, 2 * MAX_NODE, "_.-")
+    fault(name, 2 * MAX_NODE + 8, "_.-")
 }
 
 fn fault(name: &str, longest: usize, marks: &str) -> Option<String> {
@@ -90,9 +116,13 @@ mod tests {
         for good in ["a", "1", "y", "no", "R-1", "t.l.r.top", "_x"] {
             assert_eq!(node_fault(good), None, "{good}");
         }
-        for bad in ["", "-a", ".a", "a b", "a/b", "a:b", "é", &"x".repeat(64)] {
+        let deep = vec!["lr"; 60].join(".");
+        assert_eq!((deep.len(), node_fault(&deep)), (179, None));
+        for bad in ["", "-a", ".a", "a b", "a/b", "a:b", "é", &"x".repeat(64), &format!("{deep}.x")] {
             assert!(node_fault(bad).is_some(), "{bad}");
         }
+        assert_eq!(host_name("t.l.r.top"), "t.l.r.top");
+        assert_eq!(host_name(&deep), vec!["lr"; 21].join("."));
         assert!(network_fault("base").is_some());
         assert!(network_fault("a.b").is_some());
     }

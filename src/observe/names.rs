@@ -129,18 +129,35 @@ mod tests {
     fn each_layer_of_a_stacked_packet_is_named_in_its_own_network() {
         let lab = lab(include_str!("../../labs/recursion.yaml"));
         let net = |name: &str| lab.networks.iter().find(|n| n.name == name).unwrap();
-        let (inner, outer) = (net("inner"), net("outer"));
+        let (inner, outer, core) = (net("inner"), net("outer"), net("core"));
         let link = |ends: &[model::End; 2]| (ends[0].link_addr.unwrap(), ends[1].link_addr.unwrap());
         let base = lab.base();
         let stack = [
             (base.nodes[0].host.unwrap(), base.nodes[1].host.unwrap()),
-            link(&inner.links[0].ends),
+            link(&inner.links[1].ends),
             link(&outer.links[0].ends),
-            (outer.nodes[0].host.unwrap(), outer.nodes[1].host.unwrap()),
+            (outer.nodes[0].host.unwrap(), outer.nodes[2].host.unwrap()),
         ];
         assert_eq!(
             layers(&lab, outer.id, &stack),
-            ["base X -> Y", "link(inner) left -> middle", "link(outer) nodeA -> nodeB", "net nodeA -> nodeB"]
+            ["base X -> Y", "link(inner) left -> hop.near", "link(outer) nodeA -> R", "net nodeA -> nodeB"]
+        );
+        let inside = [
+            (base.nodes[1].host.unwrap(), base.nodes[2].host.unwrap()),
+            link(&inner.links[2].ends),
+            link(&core.links[1].ends),
+            link(&lab.net(lab.emulated[0].fabric).links[0].ends),
+            stack[3],
+        ];
+        assert_eq!(
+            layers(&lab, outer.id, &inside),
+            [
+                "base Y -> Z",
+                "link(inner) hop.far -> right",
+                "link(core) middle -> east",
+                "exit(core) west -> east",
+                "net nodeA -> nodeB"
+            ]
         );
         assert_eq!(layers(&lab, BASE, &stack[..1]), ["net X -> Y"]);
         assert_eq!(layers(&lab, BASE, &[]), Vec::<String>::new());
