@@ -18,6 +18,7 @@ mod node;
 mod output;
 mod params;
 mod plan;
+mod resolve;
 mod restart;
 mod rules;
 mod status;
@@ -85,6 +86,8 @@ enum Command {
     Impair(impair::Args),
     /// Show what the link layers of base nodes accept, and from where
     Rules(rules::Args),
+    /// Show how a destination is resolved: name, address, prefix, exit, link, and so on down to the base
+    Resolve(resolve::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -133,6 +136,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Link(args) => fault::link(&args),
         Command::Node(args) => fault::node(&args),
         Command::Rules(args) => rules::run(&args),
+        Command::Resolve(args) => resolve::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Expand(args) => expand::run(&args),
