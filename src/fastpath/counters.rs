@@ -64,7 +64,7 @@ named! {
         NoRoute = "no-route",
         /// Larger than the MTU of the virtual link or base link it must take.
         TooBig = "too-big",
-        /// More nested layers than a frame has room for, or layers in a circle.
+        /// Layers in a circle, or loops in several layers at once.
         TooDeep = "too-deep",
         /// A tunnel packet of the VI that plays a router would pass that router.
         SelfTransit = "self-transit",

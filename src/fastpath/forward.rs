@@ -35,8 +35,8 @@ use crate::model::Impairment;
 use crate::packet::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View, Malformed, ipv4};
 use crate::shape::{Chance, Nanos, Shaper, Verdict};
 
-/// Arrivals and transmissions of one packet on one base node before it is dropped. Loops end sooner: in one layer by
-/// TTL, of layers by the frame's headroom; this bounds loops in several layers at once.
+/// Steps of one packet on one base node before it is dropped; a layer of a stack takes two. Loops in one layer end sooner,
+/// by TTL; this bounds layers in a circle, and loops in several layers at once.
 const MAX_STEPS: usize = 4096;
 /// Where the losses and jitters of an engine start from.
 const SEED: u64 = 0x7669_6c61_6220_6670;
@@ -460,11 +460,8 @@ impl Forwarder {
     ) -> Result<(), Reason> {
         let len = frame.len();
         let repr = Ipv4Repr { protocol, ..Ipv4Repr::ipip(pair.src, pair.dst, len, ecn, self.next_id()) };
-        match frame.push(ipv4::HEADER_LEN) {
-            Some(header) => repr.emit(header),
-            None if len + ipv4::HEADER_LEN > super::frame::MAX_PACKET => return Err(Reason::TooBig),
-            None => return Err(Reason::TooDeep),
-        }
+        // There is room for any packet that IPv4 has.
+        frame.push(ipv4::HEADER_LEN).map(|header| repr.emit(header)).ok_or(Reason::TooBig)?;
         self.nodes[node].counters.count(Count::Encapsulated);
         Ok(())
     }

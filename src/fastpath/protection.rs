@@ -47,7 +47,7 @@ impl Protection {
             return Err(Reason::TooBig);
         }
         frame.extend(sealed_len - suite.header_len() - payload_len).ok_or(Reason::TooBig)?;
-        frame.push(suite.header_len()).ok_or(Reason::TooDeep)?;
+        frame.push(suite.header_len()).ok_or(Reason::TooBig)?;
         Ok(self.sealer.seal(frame.packet_mut(), payload_len, ipv4::IPIP)?)
     }
 
@@ -67,6 +67,6 @@ impl Protection {
         frame.pull(ip_len + opened.payload.start);
         header.protocol = ipv4::IPIP;
         header.payload_len = frame.len();
-        frame.push(ipv4::HEADER_LEN).map(|bytes| header.emit(bytes)).ok_or(Reason::TooDeep)
+        frame.push(ipv4::HEADER_LEN).map(|bytes| header.emit(bytes)).ok_or(Reason::TooBig)
     }
 }

@@ -89,7 +89,7 @@ pub fn findings(machine: &Result<Machine>, nesting: Option<Nesting>) -> Vec<Find
     let mut found = vec![namespaces(machine)];
     if let Ok(machine) = machine {
         found.extend(dataplanes(machine));
-        found.extend(nesting.map(nested));
+        found.extend(nested(machine, nesting));
     }
     found.extend(programs());
     found.push(frr());
@@ -155,13 +155,23 @@ fn module(name: &str) -> Option<String> {
         .then(|| format!("sudo modprobe {name}"))
 }
 
-fn nested(nesting: Nesting) -> Finding {
-    let Nesting { passed, limited } = nesting;
-    let detail = match limited {
-        true => format!("{passed} tunnels in one another carry a packet; a break of netem carries more"),
-        false => format!("no limit met up to {passed} tunnels in one another"),
+/// How deep VIs stack. The kernel's limit is what was measured; the fast path has none, so that without ipip there is
+/// nothing to measure.
+fn nested(machine: &Machine, nesting: Option<Nesting>) -> Option<Finding> {
+    let detail = match nesting {
+        Some(Nesting { passed, limited: true }) => {
+            let breaks = if machine.netem { "breaks of netem carry more" } else { "more needs netem" };
+            // The tunnel of the base, and one for each VI.
+            let vis = passed.saturating_sub(1);
+            format!("measured: {passed} tunnels in one another carry a packet, so {vis} VIs; {breaks}")
+        }
+        Some(Nesting { passed, limited: false }) => {
+            format!("measured: no limit met up to {passed} tunnels in one another")
+        }
+        None if !machine.ipip && machine.tun => "the fastpath dataplane has no limit but the MTU".to_owned(),
+        None => return None,
     };
-    Finding::new("nesting", true, detail, None)
+    Some(Finding::new("nesting", true, detail, None))
 }
 
 /// Programs that people run in nodes, and their packages where these differ in name.
@@ -217,6 +227,24 @@ mod tests {
         assert!(carries_labs(&machine(false, true, true)));
         assert!(!carries_labs(&machine(false, true, false)));
         assert!(!carries_labs(&Err(Error::environment("no"))));
+    }
+
+    #[test]
+    fn the_limit_of_nesting_is_told_as_measured() {
+        let told = |ipip, netem, nesting| {
+            nested(&Machine { ipip, netem, tun: true, ..Machine::default() }, nesting).map(|f| f.detail)
+        };
+        let of = |passed, limited| Some(Nesting { passed, limited });
+        let limit = "measured: 3 tunnels in one another carry a packet, so 2 VIs; ";
+        assert_eq!(told(true, true, of(3, true)), Some(format!("{limit}breaks of netem carry more")));
+        assert_eq!(told(true, false, of(3, true)), Some(format!("{limit}more needs netem")));
+        let unmet = "measured: no limit met up to 12 tunnels in one another";
+        assert_eq!(told(true, true, of(12, false)).as_deref(), Some(unmet));
+        assert_eq!(
+            told(false, true, None).as_deref(),
+            Some("the fastpath dataplane has no limit but the MTU")
+        );
+        assert_eq!(told(true, true, None), None, "it could not be measured, which has been told");
     }
 
     #[test]

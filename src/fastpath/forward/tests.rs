@@ -9,6 +9,7 @@ mod strands;
 use super::*;
 use crate::fastpath::config;
 use crate::fastpath::fib::{Action, NextHop, Route};
+use crate::fastpath::frame::MAX_PACKET;
 use crate::packet;
 
 /// Level 0 is the base; node `j` of level `k` is placed on node `at[k - 1][j]` of level `k - 1`; neighbours in
@@ -298,7 +299,7 @@ fn every_hop_decrements_once() {
 
 #[test]
 fn depths() {
-    for depth in [1, 3, 8] {
+    for depth in [1, 3, 8, 64] {
         let levels: Vec<&[usize]> = vec![&[0, 1, 2]; depth];
         let mut chain = Chain::new(3, &levels);
         let (sent, outcome, _) = chain.walk(&first_to_last(&chain));
@@ -309,11 +310,32 @@ fn depths() {
 }
 
 #[test]
-fn layers_without_end_are_refused() {
-    let levels: Vec<&[usize]> = vec![&[0, 1]; 60];
-    let mut chain = Chain::new(2, &levels);
+fn layers_in_a_circle_are_refused() {
+    let mut chain = Chain::new(2, &[&[0, 1], &[0, 1]]);
+    let (lower, upper) = (chain.interface(1, 0, 1), chain.partition(2, 0));
+    chain.config.interfaces[lower].below = Below::Partition(upper);
+    chain.start();
+    let everywhere =
+        Route { prefix: Ipv4Net::default(), local_table: false, priority: 0, action: chain.out(2, 0, 1) };
+    chain.forwarder.set_fib(upper, Fib::new(&[everywhere], false));
+    for device in 0..chain.config.interfaces.len() {
+        chain.forwarder.set_device(device, Device { up: true, mtu: MAX_PACKET });
+    }
     let (_, outcome, _) = chain.walk(&first_to_last(&chain));
     assert_eq!(outcome, Outcome::Drop(Reason::TooDeep));
+}
+
+#[test]
+fn headers_are_added_up_to_the_largest_packet_of_ipv4() {
+    let room = MAX_PACKET - 2 * ipv4::HEADER_LEN;
+    for (len, passes) in [(room, true), (room + 1, false)] {
+        let mut chain = line();
+        let payload = vec![0; len - ipv4::HEADER_LEN];
+        let packet = Ipv4Repr::new(host_addr(1, 0), host_addr(1, 1), ipv4::UDP, 0).with_payload(&payload);
+        let expected =
+            if passes { Outcome::Deliver(chain.interface(1, 1, 0)) } else { Outcome::Drop(Reason::TooBig) };
+        assert_eq!(chain.walk(&packet).1, expected, "{len} bytes");
+    }
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! Stacks of Virtual Internets, one on the other, up to 16 deep on each dataplane this machine has and 64 on the fast
+//! path: packets of the uppermost have one header more than there are VIs, and all the room that these leave.
+
+mod common;
+
+use std::fmt::Write as _;
+
+use vilab::lab;
+use vilab::plan::{self, Machine};
+use vilab::routing::Rib;
+
+const HEADER: usize = 20;
+/// What every kernel carries without a break: two VIs and the base.
+const UNBROKEN: usize = 2;
+
+/// The file of `depth` VIs on a base of two nodes, with the tests of the uppermost.
+fn stack(depth: usize, base_mtu: usize) -> String {
+    let mut text = format!("name: depth-{depth}\nbase:\n  mtu: {base_mtu}\n  links: [X -- Y]\nvis:\n");
+    for level in 1..=depth {
+        let (over, nodes) = match level {
+            1 => ("base".to_owned(), "{a: X, b: Y}"),
+            _ => (format!("v{}", level - 1), "{a: a, b: b}"),
+        };
+        let _ = writeln!(text, "  v{level}: {{over: {over}, nodes: {nodes}, links: [a -- b]}}");
+    }
+    let headers = depth + 1;
+    let mtu = base_mtu - HEADER * headers;
+    let ends = format!("from: v{depth}/a, to: v{depth}/b");
+    let _ = write!(
+        text,
+        "tests:\n  - ping: all in v{depth}\n  - depth: {{vi: v{depth}, headers: {headers}, mtu: {mtu}}}\n  \
+         - mtu: {{{ends}, is: {mtu}}}\n  - ttl: {{{ends}, is: 64}}\n  - tcp: {{{ends}}}\n"
+    );
+    text
+}
+
+/// Writes the file; it is there until the value is dropped.
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
+    std::fs::write(file.path(), text).expect("the lab is written");
+    file
+}
+
+fn holds(depth: usize, base_mtu: usize, dataplane: &str) {
+    let file = file(&stack(depth, base_mtu));
+    common::run(common::vilab().args(["test", "--dataplane", dataplane]).arg(file.path()));
+}
+
+#[test]
+fn d1_d14_stacks_of_2_to_16_add_a_header_for_each_vi() {
+    for dataplane in common::dataplanes() {
+        for depth in [2, 4, 8, 16] {
+            holds(depth, 1500, dataplane);
+        }
+    }
+}
+
+#[test]
+fn d1_the_fast_path_stacks_64() {
+    if common::dataplanes().contains(&"fastpath") {
+        holds(64, 1500, "fastpath");
+        holds(64, 9000, "fastpath");
+    }
+}
+
+/// A base link of 1500 bytes has room for 71 headers of 20 and the 68 bytes that IPv4 asks for, not for 72.
+#[test]
+fn d1_only_the_mtu_ends_a_stack() {
+    let check = |depth| {
+        let file = file(&stack(depth, 1500));
+        common::vilab().arg("check").arg(file.path()).output().expect("vilab starts")
+    };
+    assert!(check(70).status.success());
+    let refused = check(71);
+    let told =
+        String::from_utf8_lossy(&refused.stderr).into_owned() + &String::from_utf8_lossy(&refused.stdout);
+    assert!(!refused.status.success() && told.contains("v71") && told.contains("MTU"), "{told}");
+}
+
+/// The kernel's plan of a deep stack breaks the nesting on each odd level; that of a flat one does not.
+#[test]
+fn d1_breaks_are_there_where_the_kernel_needs_them() {
+    let kernel = Machine { ipip: true, nft: true, netem: true, ..Machine::default() };
+    for depth in [1, UNBROKEN, UNBROKEN + 1, 8, 16] {
+        let file = file(&stack(depth, 1500));
+        let lab = lab::load(file.path()).expect("a lab");
+        let plan = plan::build(&lab, &Rib::compute(&lab), &kernel).expect("a plan");
+        let ops = plan.stages.iter().flat_map(|stage| &stage.ops).map(ToString::to_string);
+        let breaks: Vec<String> = ops.filter(|op| op.contains("netem")).collect();
+        let expected = if depth > UNBROKEN { 2 * depth.div_ceil(2) } else { 0 };
+        assert_eq!(breaks.len(), expected, "two ends of each odd level of {depth}: {breaks:#?}");
+    }
+}
