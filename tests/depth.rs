@@ -55,6 +55,14 @@ fn d1_d14_stacks_of_2_to_16_add_a_header_for_each_vi() {
     }
 }
 
+/// Two VIs take 60 bytes: over 10 % of the base MTU that every IPv4 host takes, 576.
+#[test]
+fn d23_two_vis_work_with_a_tenth_of_the_mtu_gone() {
+    for dataplane in common::dataplanes() {
+        holds(2, 576, dataplane);
+    }
+}
+
 #[test]
 fn d1_the_fast_path_stacks_64() {
     if common::dataplanes().contains(&"fastpath") {
