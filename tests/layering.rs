@@ -39,6 +39,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
             "process",
             "recursion",
             "routing",
+            "spec",
             "sys",
         ],
     ),
