@@ -72,22 +72,30 @@ fn inside(router: &Router, edge: &Edge, port: Port) -> Option<Way> {
     Some((dev.clone(), Some(*next)))
 }
 
-/// What to ask of the edge's kernel, which has `snapshot`, for it to have `wanted` and nothing else but what it makes by
-/// itself. Changes of a route take its place at once, so that no packet meets the gap. While not all is `known` yet, what is
-/// there stays: the process before this one knew why.
-pub(super) fn requests(
+/// What there is to do at an edge.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// New routes, and those that take the place of others at once, so that no packet meets the gap.
+    pub(super) set: Vec<Request>,
+    /// Prefixes that have a route and should have none, and whether it leaves by the edge's own port: then another port may
+    /// be about to announce the prefix.
+    pub(super) gone: BTreeMap<Ipv4Net, bool>,
+}
+
+/// What to change for the edge's kernel, which has `snapshot`, to have `wanted` and nothing else but what it makes by
+/// itself.
+pub(super) fn changes(
     edge: &Edge,
     wanted: &BTreeMap<Ipv4Net, BTreeSet<Way>>,
     snapshot: &Snapshot,
-    known: bool,
-) -> Vec<Request> {
+) -> Changes {
     let up = snapshot.links.iter().filter(|(_, link)| link.up);
     let index: BTreeMap<&str, u32> = up.map(|(index, link)| (link.name.as_str(), *index)).collect();
     let mut there: BTreeMap<Ipv4Net, BTreeSet<(u32, Option<Ipv4Addr>)>> = BTreeMap::new();
     for route in snapshot.routes.iter().filter(|r| r.table == TABLE_MAIN && !r.kernels_own && !r.cached) {
         there.entry(route.prefix).or_default().extend(route.hops.iter().map(|h| (h.ifindex, h.via)));
     }
-    let mut requests = Vec::new();
+    let mut changes = Changes::default();
     let mut kept = BTreeSet::new();
     for (prefix, ways) in wanted {
         let hops: BTreeSet<(u32, Option<Ipv4Addr>)> =
@@ -98,12 +106,13 @@ pub(super) fn requests(
         kept.insert(*prefix);
         if there.get(prefix) != Some(&hops) {
             let hops: Vec<NextHop> = hops.into_iter().map(|(index, via)| NextHop { via, index }).collect();
-            requests.push(Request::add_route(*prefix, &hops, Some(edge.addr)).replacing());
+            changes.set.push(Request::add_route(*prefix, &hops, Some(edge.addr)).replacing());
         }
     }
-    let gone = there.keys().filter(|prefix| known && !kept.contains(*prefix));
-    requests.extend(gone.map(|prefix| Request::del_route(*prefix)));
-    requests
+    let own = index.get(edge.dev.as_str());
+    let gone = there.iter().filter(|(prefix, _)| !kept.contains(*prefix));
+    changes.gone = gone.map(|(prefix, hops)| (*prefix, hops.iter().all(|(i, _)| Some(i) == own))).collect();
+    changes
 }
 
 #[cfg(test)]
@@ -228,15 +237,17 @@ mod tests {
             route("10.0.0.9/32", 0, false, &[(2, Some("10.130.0.9"))]),
         ];
         let has = snapshot(&["v-0", "x-p1"], there.clone());
-        let requests = |known| super::requests(&edge, &wanted, &has, known).len();
-        assert_eq!(requests(true), 2, "one to replace, one to remove");
-        assert_eq!(requests(false), 1, "one to replace");
-        let settled = super::requests(
+        let found = changes(&edge, &wanted, &has);
+        assert_eq!(found.set.len(), 1, "one to replace");
+        assert_eq!(found.gone, [(net("10.0.0.9/32"), false)].into());
+        let settled = changes(
             &edge,
             &[(net("10.0.0.9/32"), [(String::from("x-p1"), Some(addr("10.130.0.9")))].into())].into(),
             &snapshot(&["v-0", "x-p1"], there[3..].to_vec()),
-            true,
         );
-        assert!(settled.is_empty());
+        assert!(settled.set.is_empty() && settled.gone.is_empty());
+        let own = route("10.0.0.9/32", 0, false, &[(1, Some("10.128.128.0"))]);
+        let moved = changes(&edge, &BTreeMap::new(), &snapshot(&["v-0", "x-p1"], vec![own]));
+        assert_eq!(moved.gone, [(net("10.0.0.9/32"), true)].into());
     }
 }

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::Ipv4Net;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -20,8 +21,8 @@ use super::edge::{self, Exits};
 use super::exchange::{self, Bind, Key, Port, Records, Speaker, State, Table, Timers, UDP_PORT};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
-use crate::netlink::Socket;
 use crate::netlink::monitor::Monitor;
+use crate::netlink::{Request, Socket};
 use crate::routing::fabric;
 use crate::sys::{limits, tun};
 
@@ -85,6 +86,8 @@ struct Exchange {
     generation: Option<u64>,
     /// When to write them again.
     again: Option<Duration>,
+    /// Routes that nobody speaks of any more, and until when they stay (docs/exit-resolution.md, section 9).
+    fading: BTreeMap<Ipv4Net, Duration>,
 }
 
 /// Serves the routers of `config` until SIGTERM or SIGINT. `on_ready` is called once when all are served. The signals are
@@ -350,11 +353,19 @@ impl Exchange {
             timers: Timers::default(),
         };
         let speaker = Speaker::new(&config, Duration::ZERO).doing(Kind::Bug, speaking)?;
-        Ok(Self { socket, speaker, monitor, requests, generation: None, again: None })
+        Ok(Self {
+            socket,
+            speaker,
+            monitor,
+            requests,
+            generation: None,
+            again: None,
+            fading: BTreeMap::new(),
+        })
     }
 
     /// Tells the others what leaves by this port.
-    fn speak(&mut self, now: Duration, edge: &Edge, own: Option<&BTreeMap<ipnet::Ipv4Net, edge::Leaving>>) {
+    fn speak(&mut self, now: Duration, edge: &Edge, own: Option<&BTreeMap<Ipv4Net, edge::Leaving>>) {
         let mtu = u16::try_from(edge.mtu).unwrap_or(u16::MAX);
         let bind = Bind::new(edge.port.clone(), edge.phantom, [edge.addr].into(), mtu).ok();
         let reach = own.into_iter().flatten().map(|(prefix, leaving)| (*prefix, leaving.metric)).collect();
@@ -376,7 +387,7 @@ impl Exchange {
         &mut self,
         now: Duration,
         (router, edge): (&Router, &Edge),
-        own: Option<&BTreeMap<ipnet::Ipv4Net, edge::Leaving>>,
+        own: Option<&BTreeMap<Ipv4Net, edge::Leaving>>,
         grace: Duration,
     ) {
         let due = self.again.is_some_and(|at| at <= now);
@@ -384,17 +395,27 @@ impl Exchange {
             return;
         }
         self.generation = Some(self.speaker.generation());
-        let known = now >= grace;
         let table: &Table = self.speaker.table();
-        let written = self.monitor.snapshot().ok().flatten().is_some_and(|snapshot| {
-            let wanted = edge::wanted(router, edge, table, own);
-            let requests = edge::requests(edge, &wanted, &snapshot, known);
-            // One by one: what one device that is down refuses must not keep back the others.
-            let refused = requests.into_iter().filter(|r| self.requests.execute([r.clone()]).is_err());
-            refused.count() == 0
-        });
-        let next = if written { (!known).then_some(grace) } else { Some(now + AGAIN) };
-        self.again = next;
+        let Some(snapshot) = self.monitor.snapshot().ok().flatten() else {
+            self.again = Some(now + AGAIN);
+            return;
+        };
+        let changes = edge::changes(edge, &edge::wanted(router, edge, table, own), &snapshot);
+        // One by one: what one device that is down refuses must not keep back the others.
+        let refused = |request: Request| self.requests.execute([request]).is_err();
+        let mut refusals = changes.set.into_iter().map(refused).filter(|refused| *refused).count();
+        self.fading.retain(|prefix, _| changes.gone.contains_key(prefix));
+        for (prefix, own) in &changes.gone {
+            let wait = if *own { Timers::default().linger } else { Duration::ZERO };
+            let until = *self.fading.entry(*prefix).or_insert(now + wait);
+            if now >= until.max(grace) {
+                refusals += usize::from(self.requests.execute([Request::del_route(*prefix)]).is_err());
+                self.fading.remove(prefix);
+            }
+        }
+        let faded = self.fading.values().map(|until| (*until).max(grace)).min();
+        let again = (refusals > 0).then_some(now + AGAIN);
+        self.again = [faded, again].into_iter().flatten().min();
     }
 }
 
