@@ -36,7 +36,10 @@ pub fn roles(lab: &Lab, rib: &Rib, net: NetId) -> Vec<Part> {
     for node in &lab.net(net).nodes {
         let part = &mut parts[node.base.index];
         part.vh |= node.role != Role::Router;
-        part.vr |= node.role != Role::Host;
+        part.vr |= matches!(node.role, Role::Router | Role::Both);
+    }
+    for port in lab.emulated.iter().filter(|e| e.router.net == net).flat_map(|e| &e.ports) {
+        parts[lab.node(port.edge).base.index].vr = true;
     }
     let mut passed = BTreeSet::new();
     for link in &lab.net(net).links {
