@@ -23,8 +23,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -41,7 +40,7 @@ use crate::model::Impairment;
 use crate::netlink::monitor::Monitor;
 use crate::packet::ipv4;
 use crate::shape::{Later, Nanos};
-use crate::sys::{limits, socket, tun};
+use crate::sys::{limits, signals, socket, tun};
 
 /// Bytes asked for the socket buffers of a base node.
 const BASE_BUFFER: usize = 16 << 20;
@@ -185,7 +184,7 @@ impl Engine {
             move || what
         };
         limits::raise_open_files().doing(Kind::Kernel, kernel("raise the limit on open files"))?;
-        let signals = block_signals().doing(Kind::Kernel, kernel("receive signals"))?;
+        let signals = signals::to_end().doing(Kind::Kernel, kernel("receive signals"))?;
         let listener = UnixListener::bind(control_path)
             .doing(Kind::Environment, || format!("cannot listen at {}", control_path.display()))?;
         listener.set_nonblocking(true).doing(Kind::Kernel, kernel("listen"))?;
@@ -632,13 +631,6 @@ pub(super) fn refusal(error: &io::Error) -> Reason {
         Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Reason::TxOverrun,
         _ => Reason::TxError,
     }
-}
-
-/// SIGTERM and SIGINT no longer end the process; they are read from the descriptor.
-fn block_signals() -> nix::Result<SignalFd> {
-    let mask = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    mask.thread_block()?;
-    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
 fn open_bases(config: &Config, namespaces: &Namespaces) -> Result<Vec<Base>> {

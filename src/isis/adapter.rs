@@ -8,8 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 
 use super::config::{Config, End};
 use super::ears::Ears;
@@ -17,7 +16,7 @@ use super::pdu;
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
 use crate::sys::link_socket::LinkSocket;
-use crate::sys::{limits, tun};
+use crate::sys::{limits, signals, tun};
 
 /// PDUs go over one link and no further.
 const TTL: u8 = 1;
@@ -81,7 +80,7 @@ pub fn run(config: &Config, namespaces: &Namespaces, on_ready: impl FnOnce()) ->
         move || what
     };
     limits::raise_open_files().doing(Kind::Kernel, kernel("raise the limit on open files"))?;
-    let signals = block_signals().doing(Kind::Kernel, kernel("receive signals"))?;
+    let signals = signals::to_end().doing(Kind::Kernel, kernel("receive signals"))?;
     let mut circuits = Vec::with_capacity(config.ends.len());
     for end in &config.ends {
         circuits.push(Circuit::open(end, namespaces)?);
@@ -89,14 +88,6 @@ pub fn run(config: &Config, namespaces: &Namespaces, on_ready: impl FnOnce()) ->
     let epoll = watch(&circuits, &signals).doing(Kind::Kernel, kernel("watch its sources"))?;
     on_ready();
     serve(&epoll, &mut circuits)
-}
-
-fn block_signals() -> nix::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGTERM);
-    set.add(Signal::SIGINT);
-    set.thread_block()?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 fn watch(circuits: &[Circuit], signals: &SignalFd) -> nix::Result<Epoll> {

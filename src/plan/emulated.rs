@@ -52,9 +52,8 @@ fn router(lab: &Lab, emulated: &Emulated) -> Router {
     let edge = |port: &Port| {
         let end = lab.end(port.end);
         let inside = emulated.ports.iter().filter_map(|to| {
-            let dev = lab.end(emulated.inside(lab, port, to)?).dev.clone();
-            let next = lab.peer(emulated.inside(lab, port, to)?).addr;
-            Some((to.name.clone(), (dev, next)))
+            let inside = emulated.inside(lab, port, to)?;
+            Some((to.name.clone(), (lab.end(inside).dev.clone(), lab.peer(inside).addr)))
         });
         Edge {
             port: port.name.clone(),

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::Ipv4Net;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 
 use super::config::{Config, Edge, Router};
 use super::edge::{self, Exits};
@@ -24,7 +23,7 @@ use crate::lab::Namespaces;
 use crate::netlink::monitor::Monitor;
 use crate::netlink::{Request, Socket};
 use crate::routing::fabric;
-use crate::sys::{limits, tun};
+use crate::sys::{limits, signals, tun};
 
 /// The largest IPv4 packet.
 const BUFFER: usize = 65_535;
@@ -32,7 +31,8 @@ const BUFFER: usize = 65_535;
 const BUDGET: usize = 64;
 /// Sources told of by one wait.
 const EVENTS: usize = 64;
-/// After a start, until all is known: the hold time of the others, and a second in which the kernel may notice that the
+/// After a start, until all is known; before, ports that are not heard yet count as there, and routes that nobody speaks of yet
+/// stay: the hold time of the others, and a second in which the kernel may notice that the
 /// router's devices have a carrier again (`linkwatch`).
 const START: Duration = Duration::from_secs(2);
 /// After which a route that the kernel refused is asked for again: its device may be on its way up.
@@ -60,8 +60,6 @@ struct Served {
     monitor: Monitor,
     ports: Vec<ServedPort>,
     exits: Exits,
-    /// Until then ports that are not heard yet count as there, and routes that nobody speaks of yet stay.
-    grace: Duration,
 }
 
 /// One port of a router.
@@ -101,7 +99,7 @@ pub fn run(config: &Config, namespaces: &Namespaces, on_ready: impl FnOnce()) ->
         move || what
     };
     limits::raise_open_files().doing(Kind::Kernel, kernel("raise the limit on open files"))?;
-    let signals = block_signals().doing(Kind::Kernel, kernel("receive signals"))?;
+    let signals = signals::to_end().doing(Kind::Kernel, kernel("receive signals"))?;
     let start = Instant::now();
     let mut served = Vec::with_capacity(config.routers.len());
     for router in &config.routers {
@@ -115,14 +113,6 @@ pub fn run(config: &Config, namespaces: &Namespaces, on_ready: impl FnOnce()) ->
     }
     on_ready();
     serve(&sources, &mut served, start)
-}
-
-fn block_signals() -> nix::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGTERM);
-    set.add(Signal::SIGINT);
-    set.thread_block()?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 /// An epoll whose events carry indices of what they are about.
@@ -233,8 +223,7 @@ impl Served {
         let monitor = namespaces.run(&router.netns, Monitor::open)??;
         let port = |(number, edge)| ServedPort::open(router, number, edge, namespaces);
         let ports = router.edges.iter().enumerate().map(port).collect::<Result<Vec<_>>>()?;
-        let grace = START;
-        Ok(Self { router: router.clone(), monitor, ports, exits: Exits::new(), grace })
+        Ok(Self { router: router.clone(), monitor, ports, exits: Exits::new() })
     }
 
     /// What the router's kernel has now.
@@ -255,19 +244,19 @@ impl Served {
 
     /// Says what there is to say, writes what routes have changed, and takes ports up or down.
     fn settle(&mut self, now: Duration) {
-        let Self { router, ports, exits, grace, .. } = self;
+        let Self { router, ports, exits, .. } = self;
         for (port, edge) in ports.iter_mut().zip(&router.edges) {
             let Some(exchange) = &mut port.exchange else { continue };
             let own = exits.get(&edge.dev);
             exchange.speak(now, edge, own);
-            exchange.write(now, (router, edge), own, *grace);
+            exchange.write(now, router, edge, own);
         }
         self.judge(now);
     }
 
     /// A port that does not reach the others is none: its device loses its carrier, and routing hears of it.
     fn judge(&mut self, now: Duration) {
-        if self.router.exchange.is_none() || now < self.grace {
+        if self.router.exchange.is_none() || now < START {
             return;
         }
         let hears: Vec<BTreeSet<Port>> = self.ports.iter().map(ServedPort::hears).collect();
@@ -386,9 +375,9 @@ impl Exchange {
     fn write(
         &mut self,
         now: Duration,
-        (router, edge): (&Router, &Edge),
+        router: &Router,
+        edge: &Edge,
         own: Option<&BTreeMap<Ipv4Net, edge::Leaving>>,
-        grace: Duration,
     ) {
         let due = self.again.is_some_and(|at| at <= now);
         if self.generation == Some(self.speaker.generation()) && !due {
@@ -408,12 +397,12 @@ impl Exchange {
         for (prefix, own) in &changes.gone {
             let wait = if *own { Timers::default().linger } else { Duration::ZERO };
             let until = *self.fading.entry(*prefix).or_insert(now + wait);
-            if now >= until.max(grace) {
+            if now >= until.max(START) {
                 refusals += usize::from(self.requests.execute([Request::del_route(*prefix)]).is_err());
                 self.fading.remove(prefix);
             }
         }
-        let faded = self.fading.values().map(|until| (*until).max(grace)).min();
+        let faded = self.fading.values().map(|until| (*until).max(START)).min();
         let again = (refusals > 0).then_some(now + AGAIN);
         self.again = [faded, again].into_iter().flatten().min();
     }

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod packet_socket;
 pub mod pidfd;
 pub mod rights;
+pub mod signals;
 pub mod socket;
 pub mod tun;
 pub mod userns;
