@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signalfd::SignalFd;
@@ -33,11 +33,11 @@ use super::counters::{Count, Reason};
 use super::follow::{self, Devices};
 use super::forward::{Forwarder, Input, Outcome};
 use super::frame::Frame;
-use super::shaped::{self, Fate};
+use super::shaped::{self, Fate, Need};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
 use crate::model::Impairment;
-use crate::netlink::monitor::Monitor;
+use crate::netlink::monitor::{Monitor, Snapshot};
 use crate::packet::ipv4;
 use crate::shape::{Later, Nanos};
 use crate::sys::{limits, signals, socket, tun};
@@ -48,6 +48,8 @@ const BASE_BUFFER: usize = 16 << 20;
 const EVENTS: usize = 64;
 /// Rounds over the ready sources before a control request is answered even though packets keep coming.
 const SETTLE_ROUNDS: usize = 256;
+/// How long it sleeps at most, with packets possibly waiting, while it carries them beside other work.
+const PAUSE: Duration = Duration::from_micros(200);
 /// A control line longer than this closes the connection, bytes.
 const LONGEST_REQUEST: usize = 4096;
 
@@ -110,7 +112,8 @@ struct Base {
 
 #[derive(Debug)]
 struct Follower {
-    monitor: Monitor,
+    /// Elsewhere while the kernel is asked.
+    monitor: Option<Monitor>,
     devices: Devices,
 }
 
@@ -220,7 +223,10 @@ impl Engine {
         engine.plan_probes();
         engine.watch_all().doing(Kind::Kernel, kernel("watch its sources"))?;
         for partition in 0..engine.followers.len() {
-            engine.follow(partition)?;
+            let Some(monitor) = &mut engine.followers[partition].monitor else { continue };
+            if let Some(snapshot) = monitor.snapshot()? {
+                engine.take_over(partition, &snapshot);
+            }
         }
         for device in &config.devices {
             engine.shape(device.clone())?;
@@ -236,7 +242,9 @@ impl Engine {
             self.watch(&base.receiver, Source::Base(i))?;
         }
         for (i, follower) in self.followers.iter().enumerate() {
-            self.watch(&follower.monitor, Source::Routes(i))?;
+            if let Some(monitor) = &follower.monitor {
+                self.watch(monitor, Source::Routes(i))?;
+            }
         }
         self.watch(&self.listener, Source::Listener)?;
         self.watch(&self.timer, Source::Timer)?;
@@ -277,19 +285,30 @@ impl Engine {
 
     /// Handles the packets and route changes among the ready sources; says whether there were any.
     fn carry(&mut self, ready: &[Source]) -> Result<bool> {
+        let mut any = self.carry_packets(ready);
+        for source in ready {
+            if let Source::Routes(partition) = source {
+                self.follow_changes(*partition)?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Handles the packets among the ready sources; says whether there were any.
+    fn carry_packets(&mut self, ready: &[Source]) -> bool {
         let mut any = false;
         for source in ready {
             match source {
-                Source::Routes(partition) => self.follow_changes(*partition)?,
                 Source::Base(node) => self.read_base(*node),
                 Source::Tun(i) => self.read_tun(*i),
                 Source::Shaped(i) => self.read_shaped(*i),
                 Source::Timer => self.release(),
-                Source::Listener | Source::Client(_) | Source::Signal => continue,
+                Source::Routes(_) | Source::Listener | Source::Client(_) | Source::Signal => continue,
             }
             any = true;
         }
-        Ok(any)
+        any
     }
 
     /// Carries packets until none waits.
@@ -304,18 +323,50 @@ impl Engine {
     }
 
     fn follow_changes(&mut self, partition: usize) -> Result<()> {
-        if self.followers[partition].monitor.changed()? { self.follow(partition) } else { Ok(()) }
+        let Some(monitor) = &mut self.followers[partition].monitor else { return Ok(()) };
+        if monitor.changed()? { self.follow(partition) } else { Ok(()) }
     }
 
-    /// Takes over the partition's routes and devices; where they do not hold still, a notification is on its way.
+    /// Does in a thread of its own what the kernel may keep waiting: many requests wait while another process changes
+    /// devices. Packets are carried until it is done, and nothing else is looked at.
+    fn meanwhile<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let caller = std::thread::current();
+        let worker = std::thread::spawn(move || {
+            let done = work();
+            caller.unpark();
+            done
+        });
+        while !worker.is_finished() {
+            self.set_timer()?;
+            let ready = self.wait(EpollTimeout::ZERO)?;
+            if !self.carry_packets(&ready) {
+                std::thread::park_timeout(PAUSE);
+            }
+        }
+        worker.join().or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Asks for the partition's routes and devices, and takes them over; where they do not hold still, a notification
+    /// is on its way.
     fn follow(&mut self, partition: usize) -> Result<()> {
-        let follower = &mut self.followers[partition];
-        let Some(snapshot) = follower.monitor.snapshot()? else { return Ok(()) };
-        for (interface, device) in follow::devices(&snapshot, &follower.devices) {
+        let Some(mut monitor) = self.followers[partition].monitor.take() else { return Ok(()) };
+        let (monitor, snapshot) = self.meanwhile(move || {
+            let snapshot = monitor.snapshot();
+            (monitor, snapshot)
+        })?;
+        self.followers[partition].monitor = Some(monitor);
+        if let Some(snapshot) = snapshot? {
+            self.take_over(partition, &snapshot);
+        }
+        Ok(())
+    }
+
+    fn take_over(&mut self, partition: usize, snapshot: &Snapshot) {
+        let devices = &self.followers[partition].devices;
+        for (interface, device) in follow::devices(snapshot, devices) {
             self.forwarder.set_device(interface, device);
         }
-        self.forwarder.set_fib(partition, follow::fib(&snapshot, &follower.devices));
-        Ok(())
+        self.forwarder.set_fib(partition, follow::fib(snapshot, devices));
     }
 
     fn read_base(&mut self, node: usize) {
@@ -466,12 +517,32 @@ impl Engine {
 
     /// Impairs a device of the kernel, or no more.
     fn shape(&mut self, device: ShapedDevice) -> Result<()> {
-        let Some(new) = self.shaped.set(device)? else { return Ok(()) };
-        match self.shaped.tap(new) {
-            Some(tap) => self.watch(tap, Source::Shaped(new)),
-            None => Ok(()),
+        let namespaces = self.namespaces.clone();
+        match self.shaped.need(&device) {
+            Need::Nothing => self.shaped.change(&device),
+            Need::Attach => {
+                let attach = move || shaped::attach(&namespaces, &device).map(|open| (device, open));
+                let (device, open) = self.meanwhile(attach)??;
+                let new = self.shaped.attached(device, open);
+                let Some(tap) = self.shaped.tap(new) else { return Ok(()) };
+                self.watch(tap, Source::Shaped(new))
+                    .doing(Kind::Kernel, || "fast path: cannot watch a device".into())?;
+            }
+            Need::Detach => {
+                let what = device.clone();
+                self.meanwhile(move || shaped::detach(&namespaces, &what))??;
+                self.leave(&device);
+            }
         }
-        .doing(Kind::Kernel, || "fast path: cannot watch a device".into())
+        Ok(())
+    }
+
+    /// A device that is impaired no more. What closing waits for in the kernel, packets need not wait for.
+    fn leave(&mut self, device: &ShapedDevice) {
+        let Some(closed) = self.shaped.detached(device) else { return };
+        // A descriptor that another holds too would go on being told of.
+        let _gone = self.epoll.delete(closed.tap());
+        std::thread::spawn(move || drop(closed));
     }
 
     fn impair(&mut self, netns: &str, dev: &str, to: Impairment) -> Reply {
@@ -674,7 +745,7 @@ fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<Owne
         let devices: Devices = own.map(|(i, interface)| (interface.dev.clone(), i)).collect();
         let (opened, monitor) = namespaces.run(&partition.netns, || open_partition(&devices))??;
         tuns.extend(opened);
-        followers.push(Follower { monitor, devices });
+        followers.push(Follower { monitor: Some(monitor), devices });
     }
     Ok((tuns.into_values().collect(), followers))
 }

@@ -34,12 +34,21 @@ const SEED: u64 = 0x7669_6c61_6220_7368;
 #[derive(Debug)]
 struct Device {
     what: ShapedDevice,
-    index: u32,
-    /// Where its frames come from; none when it is impaired no more.
-    tap: Option<OwnedFd>,
-    injector: Injector,
+    /// None when it is impaired no more.
+    open: Option<Attachment>,
     shaper: Shaper,
     counters: Counters,
+}
+
+/// What stands beside an impaired device. To close it may take the kernel long, so that is not for the thread that
+/// carries packets.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    /// Of the device.
+    index: u32,
+    /// Where its frames come from.
+    tap: OwnedFd,
+    injector: Injector,
 }
 
 /// All impaired devices. Indices stay: a device that is impaired no more keeps its place.
@@ -48,6 +57,14 @@ pub(super) struct Devices {
     namespaces: Namespaces,
     all: Vec<Device>,
     chance: Chance,
+}
+
+/// What an impairment needs of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Nothing,
+    Attach,
+    Detach,
 }
 
 /// What becomes of a frame that has been read.
@@ -63,41 +80,46 @@ impl Devices {
         Self { namespaces, all: Vec::new(), chance: Chance::new(SEED) }
     }
 
-    /// Impairs what leaves a device as `what` says; gives its index where its TAP is new and must be watched.
-    pub(super) fn set(&mut self, what: ShapedDevice) -> Result<Option<usize>> {
-        match self.position(&what) {
-            None if what.impair.is_none() => Ok(None),
-            None => {
-                let (index, tap, injector) = self.attach(&what)?;
-                let shaper = Shaper::new(what.impair);
-                let counters = Counters::default();
-                self.all.push(Device { what, index, tap: Some(tap), injector, shaper, counters });
-                Ok(Some(self.all.len() - 1))
-            }
-            Some(i) => self.change(i, what.impair),
+    /// What is to be done in the kernel before what leaves a device is impaired as `what` says.
+    pub(super) fn need(&self, what: &ShapedDevice) -> Need {
+        let attached = self.position(what).is_some_and(|i| self.all[i].open.is_some());
+        match (what.impair.is_none(), attached) {
+            (true, true) => Need::Detach,
+            (false, false) => Need::Attach,
+            (true, false) | (false, true) => Need::Nothing,
         }
     }
 
-    fn change(&mut self, i: usize, to: Impairment) -> Result<Option<usize>> {
-        self.all[i].shaper.change(to);
-        match (to.is_none(), self.all[i].tap.is_some()) {
-            (true, true) => {
-                self.detach(&self.all[i].what)?;
-                self.all[i].tap = None;
-                Ok(None)
-            }
-            (false, false) => {
-                let (index, tap, injector) = self.attach(&self.all[i].what)?;
-                let device = &mut self.all[i];
-                (device.index, device.tap, device.injector) = (index, Some(tap), injector);
-                Ok(Some(i))
-            }
-            (true, false) | (false, true) => Ok(None),
+    /// Impairs as `what` says what leaves a device that needs nothing of the kernel.
+    pub(super) fn change(&mut self, what: &ShapedDevice) {
+        if let Some(i) = self.position(what) {
+            self.all[i].shaper.change(what.impair);
         }
+    }
+
+    /// Impairs what leaves a device that has been attached to; gives its index, as its TAP is new and must be watched.
+    pub(super) fn attached(&mut self, what: ShapedDevice, attachment: Attachment) -> usize {
+        let open = Some(attachment);
+        if let Some(i) = self.position(&what) {
+            self.all[i].shaper.change(what.impair);
+            self.all[i].open = open;
+            return i;
+        }
+        let (shaper, counters) = (Shaper::new(what.impair), Counters::default());
+        self.all.push(Device { what, open, shaper, counters });
+        self.all.len() - 1
+    }
+
+    /// The device has been detached from, or is gone: it is impaired no more. What is left over is for the caller to
+    /// close.
+    pub(super) fn detached(&mut self, what: &ShapedDevice) -> Option<Attachment> {
+        let device = self.position(what).map(|i| &mut self.all[i])?;
+        device.shaper.change(Impairment::default());
+        device.open.take()
     }
 
     pub(super) fn tap(&self, i: usize) -> Option<BorrowedFd<'_>> {
-        self.all.get(i)?.tap.as_ref().map(AsFd::as_fd)
+        self.all.get(i)?.open.as_ref().map(Attachment::tap)
     }
 
     /// Decides about a frame that was read from the TAP of device `i`.
@@ -139,52 +161,57 @@ impl Devices {
         })
     }
 
-    /// The device is gone, or impaired no more.
-    pub(super) fn forget(&mut self, what: &ShapedDevice) {
-        let Some(i) = self.position(what) else { return };
-        // With the device its filter has gone.
-        let _gone = self.detach(what);
-        self.all[i].tap = None;
-        self.all[i].shaper.change(Impairment::default());
-    }
-
     /// Those that are impaired and not among `wanted`.
     pub(super) fn all_but(&self, wanted: &[ShapedDevice]) -> Vec<ShapedDevice> {
         let place = |d: &ShapedDevice| (d.netns.clone(), d.dev.clone());
-        let gone = |d: &&Device| d.tap.is_some() && !wanted.iter().any(|w| place(w) == place(&d.what));
+        let gone = |d: &&Device| d.open.is_some() && !wanted.iter().any(|w| place(w) == place(&d.what));
         self.all.iter().filter(gone).map(|d| d.what.clone()).collect()
     }
 
     /// Whether the device does what is wanted.
     pub(super) fn does(&self, wanted: &ShapedDevice) -> bool {
         let known = self.position(wanted).map(|i| &self.all[i]);
-        known.is_some_and(|d| d.tap.is_some() && d.shaper.impairment() == wanted.impair)
+        known.is_some_and(|d| d.open.is_some() && d.shaper.impairment() == wanted.impair)
     }
 
     /// Whether the device has been made anew since it was impaired.
     pub(super) fn is_stale(&self, what: &ShapedDevice) -> bool {
-        let Some(known) = self.position(what).map(|i| &self.all[i]) else { return false };
+        let Some(known) = self.position(what).and_then(|i| self.all[i].open.as_ref()) else { return false };
         let index = self.namespaces.run(&what.netns, || nix::net::if_::if_nametoindex(what.dev.as_str()));
-        known.tap.is_some() && !matches!(index, Ok(Ok(index)) if index == known.index)
+        !matches!(index, Ok(Ok(index)) if index == known.index)
     }
 
     fn position(&self, what: &ShapedDevice) -> Option<usize> {
         self.all.iter().position(|d| d.what.netns == what.netns && d.what.dev == what.dev)
     }
+}
 
-    fn attach(&self, what: &ShapedDevice) -> Result<(u32, OwnedFd, Injector)> {
-        let cannot = || format!("cannot shape {} in namespace {}", what.dev, what.netns);
-        self.namespaces.run(&what.netns, || attach(what))?.doing(Kind::Kernel, cannot)
-    }
+/// Attaches to a device, so that its frames come to a TAP.
+///
+/// # Errors
+/// If the device is not there, or the kernel refuses anything.
+pub(super) fn attach(namespaces: &Namespaces, what: &ShapedDevice) -> Result<Attachment> {
+    let cannot = || format!("cannot shape {} in namespace {}", what.dev, what.netns);
+    namespaces.run(&what.netns, || attach_here(what))?.doing(Kind::Kernel, cannot)
+}
 
-    fn detach(&self, what: &ShapedDevice) -> Result<()> {
-        let cannot = || format!("cannot end shaping {} in namespace {}", what.dev, what.netns);
-        self.namespaces
-            .run(&what.netns, || {
-                let index = nix::net::if_::if_nametoindex(what.dev.as_str())?;
-                execute([Request::del_redirect(index)])
-            })?
-            .doing(Kind::Kernel, cannot)
+/// Frames leave the device by themselves again.
+///
+/// # Errors
+/// If the device is not there: with it its filter has gone.
+pub(super) fn detach(namespaces: &Namespaces, what: &ShapedDevice) -> Result<()> {
+    let cannot = || format!("cannot end shaping {} in namespace {}", what.dev, what.netns);
+    namespaces
+        .run(&what.netns, || {
+            let index = nix::net::if_::if_nametoindex(what.dev.as_str())?;
+            execute([Request::del_redirect(index)])
+        })?
+        .doing(Kind::Kernel, cannot)
+}
+
+impl Attachment {
+    pub(super) fn tap(&self) -> BorrowedFd<'_> {
+        self.tap.as_fd()
     }
 }
 
@@ -195,14 +222,15 @@ impl Device {
     }
 
     fn send(&mut self, frame: &[u8]) {
-        if let Err(e) = self.injector.send(frame) {
+        let Some(open) = &mut self.open else { return };
+        if let Err(e) = open.injector.send(frame) {
             self.counters.drop(super::engine::refusal(&e));
         }
     }
 }
 
 /// In the device's namespace: a TAP beside it, a socket to send with, and at last the filter.
-fn attach(what: &ShapedDevice) -> io::Result<(u32, OwnedFd, Injector)> {
+fn attach_here(what: &ShapedDevice) -> io::Result<Attachment> {
     let index = nix::net::if_::if_nametoindex(what.dev.as_str())?;
     let name = format!("shape~{index}");
     let tap = if what.ethernet { tun::attach_tap(&name)? } else { tun::attach(&name)? };
@@ -216,7 +244,7 @@ fn attach(what: &ShapedDevice) -> io::Result<(u32, OwnedFd, Injector)> {
         Request::add_clsact(index),
         Request::set_redirect(index, tap_index, MARK),
     ])?;
-    Ok((index, tap, injector))
+    Ok(Attachment { index, tap, injector })
 }
 
 fn execute(requests: impl IntoIterator<Item = Request>) -> io::Result<()> {

@@ -1,18 +1,19 @@
 //! Another configuration while packets flow. A [`Config`] goes in; what is new is opened, what is gone is closed, and
-//! what stays keeps its sockets, devices and queues. It never lets packets wait for long: they are carried between any two
-//! things that are opened, and the change itself asks nothing of the kernel but where to send events.
+//! what stays keeps its sockets, devices and queues. It never lets packets wait: they are carried while things are opened
+//! and closed, and the change itself asks nothing of the kernel but where to send events.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::{Base, Engine, Follower, Held, Source, inodes, open_base, open_partition, places, tun};
 use crate::error::{Context, Kind, Result};
 use crate::fastpath::Reason;
-use crate::fastpath::config::Config;
+use crate::fastpath::config::{Config, ShapedDevice};
 use crate::fastpath::follow::Devices;
 use crate::fastpath::forward::Moves;
+use crate::fastpath::shaped;
 use crate::netlink::monitor::Monitor;
 
 /// What has been opened for a new configuration, by its indices there.
@@ -51,16 +52,8 @@ impl Engine {
         self.watch_again().doing(Kind::Kernel, watching)?;
         for partition in changed {
             self.follow(partition)?;
-            self.carry_waiting()?;
         }
         self.reshape()
-    }
-
-    /// Carries what waits, once.
-    fn carry_waiting(&mut self) -> Result<()> {
-        self.set_timer()?;
-        let ready = self.wait(EpollTimeout::ZERO)?;
-        self.carry(&ready).map(drop)
     }
 
     fn open_new(&mut self, new: &Config, moves: &Moves) -> Result<Opened> {
@@ -68,8 +61,8 @@ impl Engine {
         for (index, node) in new.nodes.iter().enumerate() {
             let stays = moves.nodes[index].is_some_and(|old| self.config.nodes[old].addr == node.addr);
             if !stays {
-                opened.bases.insert(index, open_base(&self.namespaces, node)?);
-                self.carry_waiting()?;
+                let (namespaces, node) = (self.namespaces.clone(), node.clone());
+                opened.bases.insert(index, self.meanwhile(move || open_base(&namespaces, &node))??);
             }
         }
         for (index, partition) in new.partitions.iter().enumerate() {
@@ -77,20 +70,19 @@ impl Engine {
             let stays = |old: usize| tun::is_attached(self.tuns[old].as_fd());
             let missing = own.filter(|(i, _)| !moves.interfaces[*i].is_some_and(stays));
             let devices: Devices = missing.map(|(i, interface)| (interface.dev.clone(), i)).collect();
+            let (namespaces, netns) = (self.namespaces.clone(), partition.netns.clone());
             if moves.partitions[index].is_none() {
-                let (tuns, monitor) =
-                    self.namespaces.run(&partition.netns, || open_partition(&devices))??;
+                let open = move || namespaces.run(&netns, || open_partition(&devices));
+                let (tuns, monitor) = self.meanwhile(open)???;
                 opened.tuns.extend(tuns);
                 opened.monitors.insert(index, monitor);
             } else if !devices.is_empty() {
                 let attach = |(dev, i): (&String, &usize)| tun::attach(dev).map(|fd| (*i, fd));
-                let open = || devices.iter().map(attach).collect::<std::io::Result<Vec<_>>>();
+                let open = move || devices.iter().map(attach).collect::<std::io::Result<Vec<_>>>();
+                let tuns = self.meanwhile(move || namespaces.run(&netns, open))??;
                 let what = || format!("fast path: cannot open the TUNs of {}", partition.name);
-                opened.tuns.extend(self.namespaces.run(&partition.netns, open)?.doing(Kind::Kernel, what)?);
-            } else {
-                continue;
+                opened.tuns.extend(tuns.doing(Kind::Kernel, what)?);
             }
-            self.carry_waiting()?;
         }
         Ok(opened)
     }
@@ -142,8 +134,8 @@ impl Engine {
             let own = new.interfaces.iter().enumerate().filter(|(_, i)| i.partition == index);
             let devices: Devices = own.map(|(i, interface)| (interface.dev.clone(), i)).collect();
             let before = old.and_then(|old| followers[old].take());
-            let monitor = opened.monitors.remove(&index).or_else(|| before.map(|f| f.monitor));
-            self.followers.extend(monitor.map(|monitor| Follower { monitor, devices }));
+            let monitor = opened.monitors.remove(&index).or_else(|| before.and_then(|f| f.monitor));
+            self.followers.push(Follower { monitor, devices });
         }
         // A descriptor that another holds too would go on being told of.
         for fd in tuns.iter().flatten() {
@@ -152,8 +144,8 @@ impl Engine {
         for base in bases.iter().flatten() {
             let _gone = self.epoll.delete(&base.receiver);
         }
-        for follower in followers.iter().flatten() {
-            let _gone = self.epoll.delete(&follower.monitor);
+        for monitor in followers.iter().flatten().filter_map(|f| f.monitor.as_ref()) {
+            let _gone = self.epoll.delete(monitor);
         }
         (tuns, bases, followers)
     }
@@ -167,7 +159,9 @@ impl Engine {
             self.renumber(&base.receiver, Source::Base(i))?;
         }
         for (i, follower) in self.followers.iter().enumerate() {
-            self.renumber(&follower.monitor, Source::Routes(i))?;
+            if let Some(monitor) = &follower.monitor {
+                self.renumber(monitor, Source::Routes(i))?;
+            }
         }
         Ok(())
     }
@@ -185,16 +179,25 @@ impl Engine {
     fn reshape(&mut self) -> Result<()> {
         let wanted = self.config.devices.clone();
         for gone in self.shaped.all_but(&wanted) {
-            self.shaped.forget(&gone);
+            self.forget(gone)?;
         }
         for device in wanted {
             if self.shaped.is_stale(&device) {
-                self.shaped.forget(&device);
+                self.forget(device.clone())?;
             }
             if !self.shaped.does(&device) {
                 self.shape(device)?;
             }
         }
+        Ok(())
+    }
+
+    /// Impairs a device no more that may be gone.
+    fn forget(&mut self, device: ShapedDevice) -> Result<()> {
+        let (namespaces, what) = (self.namespaces.clone(), device.clone());
+        // With the device its filter has gone.
+        let _gone = self.meanwhile(move || shaped::detach(&namespaces, &what))?;
+        self.leave(&device);
         Ok(())
     }
 }
