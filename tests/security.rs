@@ -425,11 +425,12 @@ fn transfer(bed: &Bed, vi: usize, from_a: bool, megabytes: usize) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn retransmitted(bed: &Bed, node: &str) -> u64 {
-    let text = bed.exec(G128, node, &["cat", "/proc/net/snmp"]);
-    let mut rows = text.lines().filter(|l| l.starts_with("Tcp:")).map(|l| l.split_whitespace());
+/// What a node's TCP counts under a name in a file of `/proc/net`, which has a row of names and a row of values.
+fn tcp_counter(bed: &Bed, node: &str, file: &str, row: &str, name: &str) -> u64 {
+    let text = bed.exec(G128, node, &["cat", &format!("/proc/net/{file}")]);
+    let mut rows = text.lines().filter(|l| l.starts_with(row)).map(|l| l.split_whitespace());
     let (names, mut values) = (rows.next().expect("names"), rows.next().expect("values"));
-    let at = names.into_iter().position(|n| n == "RetransSegs").expect("a counter");
+    let at = names.into_iter().position(|n| n == name).expect("a counter");
     values.nth(at).expect("a value").parse().expect("a number")
 }
 
@@ -446,7 +447,11 @@ fn megabytes_pass_between_the_dataplanes() {
         let (from, to) = if from_a { (x, y) } else { (y, x) };
         println!("{} MB from {from} to {to}: {seconds:.1} s, {rate:.0} Mbit/s", megabytes());
     }
-    println!("segments sent again: {} and {}", retransmitted(&bed, "A"), retransmitted(&bed, "B"));
+    for node in ["A", "B"] {
+        let again = tcp_counter(&bed, node, "snmp", "Tcp:", "RetransSegs");
+        let needless = tcp_counter(&bed, node, "netstat", "TcpExt:", "TCPDSACKRecv");
+        println!("{node}: {again} segments sent again, {needless} of them needlessly");
+    }
     for name in ["esp-auth", "esp-replay", "esp-malformed", "esp-required", "esp-unexpected", "esp-sequence"]
     {
         assert_eq!(bed.count(name), 0, "{name}");
