@@ -157,6 +157,7 @@ fn interface(partition: usize, dev: &str, mtu: u32, ends: (&str, &str), below: B
         below,
         security: None,
         exit: None,
+        fragments: None,
         bundle: None,
         impair: Impairment::default(),
     }

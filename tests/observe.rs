@@ -159,6 +159,7 @@ fn network(
         ],
         cost: 1,
         mtu: *mtu,
+        fragments: None,
         carrier: None,
         parallel: None,
         security: None,

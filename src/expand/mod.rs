@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use crate::model::{DataplaneChoice, Impairment, Routing, Security};
 use crate::spec::{
     AppSpec, BaseNodeSpec, BaseSpec, Diagnostic, EmulateSpec, GatewaySpec, LabSpec, Span, Spanned,
-    SpreadSpec, TestSpec, ViNodeSpec, ViSpec,
+    SpreadSpec, TestSpec, ViMtu, ViNodeSpec, ViSpec,
 };
 
 /// Bound on the nodes of a lab.
@@ -53,7 +53,7 @@ pub struct FlatVi {
     pub nodes: Vec<ViNodeSpec>,
     pub links: Vec<FlatLink>,
     pub addresses: Option<Spanned<Ipv4Net>>,
-    pub mtu: Option<Spanned<u32>>,
+    pub mtu: Option<Spanned<ViMtu>>,
     pub routing: Spanned<Routing>,
     /// Of the links that say nothing themselves.
     pub security: Option<Security>,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Impairment, Spread};
+use crate::model::{Fragments, Impairment, Spread};
 use crate::packet::esp::Association;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -47,6 +47,8 @@ pub struct Interface {
     pub partition: usize,
     pub dev: String,
     pub mtu: u32,
+    /// Of its link packets.
+    pub fragments: Option<Fragments>,
     /// Link addresses; where there are strands, which have these, the network addresses of the two ends.
     pub local: Ipv4Addr,
     pub remote: Ipv4Addr,

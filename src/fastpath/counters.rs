@@ -42,8 +42,10 @@ named! {
         /// A header length or total length that cannot be.
         BadLength = "bad-length",
         BadChecksum = "bad-checksum",
-        /// A base or link header of a fragment: ipip devices send DF, so none is expected, and none is reassembled.
+        /// A base or link header of a fragment, where the lab sends none: none is reassembled.
         Fragment = "fragment",
+        /// A link packet of which some fragment did not come, or came twice with other bounds.
+        Reassembly = "reassembly",
         /// The outer header says congestion experienced and the inner one does not know ECN (RFC 6040).
         EcnCe = "ecn-ce",
         /// ESP with a wrong integrity check value: changed on the way, or sealed with another key.
@@ -104,6 +106,10 @@ named! {
         Encapsulated = "encapsulated",
         /// Link headers and base headers taken off.
         Decapsulated = "decapsulated",
+        /// Fragments that link packets were cut into.
+        Fragmented = "fragmented",
+        /// Link packets put together again.
+        Reassembled = "reassembled",
         /// Made of a packet, one for each further strand that it takes.
         Copied = "copied",
         /// Sent by the engine itself, to ask how a strand is.

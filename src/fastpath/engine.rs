@@ -15,6 +15,7 @@ mod probe;
 mod reload;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -27,6 +28,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::answer;
 use super::config::{BaseNode, Config, ShapedDevice};
 use super::control::{self, Reply, Request};
 use super::counters::{Count, Reason};
@@ -40,6 +42,7 @@ use crate::model::Impairment;
 use crate::netlink::monitor::{Monitor, Snapshot};
 use crate::packet::ipv4;
 use crate::shape::{Later, Nanos};
+use crate::sys::packet_socket::IcmpSocket;
 use crate::sys::{limits, signals, socket, tun};
 
 /// Bytes asked for the socket buffers of a base node.
@@ -152,6 +155,8 @@ struct Engine {
     signals: SignalFd,
     frames: Vec<Frame>,
     shaped: shaped::Devices,
+    /// What partitions say of packets too big for them, by their index; opened when first there is something to say.
+    answers: BTreeMap<usize, IcmpSocket>,
     held: Later<Held>,
     /// When strands are probed next; none where there are none.
     probes_due: Option<Nanos>,
@@ -214,6 +219,7 @@ impl Engine {
             signals,
             frames: (0..socket::BATCH).map(|_| Frame::new()).collect(),
             shaped: shaped::Devices::new(namespaces.clone()),
+            answers: BTreeMap::new(),
             held: Later::default(),
             probes_due: None,
             timer,
@@ -405,6 +411,7 @@ impl Engine {
     fn finish(&mut self, node: usize, inputs: &[Input]) {
         let now = self.now();
         let mut to_send = Vec::with_capacity(inputs.len());
+        let mut refused = Vec::new();
         for (index, (frame, input)) in self.frames.iter_mut().zip(inputs).enumerate() {
             match self.forwarder.handle(*input, frame, now) {
                 Outcome::Send { to, .. } => to_send.push((index, to)),
@@ -419,8 +426,12 @@ impl Engine {
                 Outcome::Hold { interface, until } => {
                     self.held.push(until, Held::Packet { interface, bytes: frame.packet().into() });
                 }
+                Outcome::TooBig { interface, mtu } => refused.push((index, interface, mtu)),
                 Outcome::Taken | Outcome::Drop(_) => {}
             }
+        }
+        for (index, interface, mtu) in refused {
+            self.refuse(index, interface, mtu);
         }
         let mut rest = to_send.as_slice();
         while !rest.is_empty() {
@@ -439,6 +450,23 @@ impl Engine {
             rest = &rest[ended..];
         }
         self.finish_copies(node);
+    }
+
+    /// Tells the sender of the packet in a frame that it is too big for an interface, as the partition: its kernel chooses
+    /// the source address, and the way.
+    fn refuse(&mut self, frame: usize, interface: usize, mtu: u16) {
+        let Some((to, message)) = answer::frag_needed(self.frames[frame].packet(), mtu) else { return };
+        let partition = self.config.interfaces[interface].partition;
+        let socket = match self.answers.entry(partition) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                let netns = &self.config.partitions[partition].netns;
+                let Ok(Ok(socket)) = self.namespaces.run(netns, || IcmpSocket::open(&[])) else { return };
+                place.insert(socket)
+            }
+        };
+        // As any router, it tries once.
+        let _sent = socket.send(to, &message);
     }
 
     fn now(&self) -> Nanos {

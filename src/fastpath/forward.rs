@@ -28,10 +28,11 @@ pub use reload::Moves;
 use super::config::{self, Below, Config};
 use super::counters::{Count, Counters, Reason};
 use super::fib::{Fib, Lookup};
+use super::fragments::{self, Reassembler};
 use super::frame::Frame;
 use super::protection::Protection;
 use super::spread::Bundle;
-use crate::model::Impairment;
+use crate::model::{Fragments, Impairment};
 use crate::packet::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View, Malformed, ipv4};
 use crate::shape::{Chance, Nanos, Shaper, Verdict};
 
@@ -52,6 +53,8 @@ pub enum Input {
     Held(usize),
     /// It is a [`Made`] one.
     Made(Via),
+    /// It is a [`Made`] one: a fragment of a link packet of this interface, its link header first.
+    Piece(Via),
 }
 
 /// Where a packet goes. The frame holds what to write there.
@@ -65,8 +68,11 @@ pub enum Outcome {
     Punt(usize),
     /// Nowhere yet: it comes back as [`Input::Held`] at that time.
     Hold { interface: usize, until: Nanos },
-    /// Nowhere: it was the answer to a probe.
+    /// Nowhere: it was the answer to a probe, or it is a fragment that waits for others.
     Taken,
+    /// Nowhere, and counted already: it has DF set, and no more than `mtu` bytes go whole through this interface. The
+    /// sender should be told (RFC 1191).
+    TooBig { interface: usize, mtu: u16 },
     /// Nowhere; it is counted already.
     Drop(Reason),
 }
@@ -75,11 +81,20 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Via(usize);
 
-/// A packet that nobody sent: a probe, or a copy. Its network header comes first.
+/// A packet that nobody sent: a probe, a copy, its network header first; or a fragment of a link packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
     pub via: Via,
     pub bytes: Box<[u8]>,
+    pub is_piece: bool,
+}
+
+impl Made {
+    /// What it is to be handled as.
+    #[must_use]
+    pub fn input(&self) -> Input {
+        if self.is_piece { Input::Piece(self.via) } else { Input::Made(self.via) }
+    }
 }
 
 /// What a packet does next.
@@ -90,7 +105,18 @@ enum Step {
     Transmit(usize),
     /// The same, and the interface's impairment has had its say.
     Release(usize),
+    /// It goes into the layer below this interface, its link header first.
+    Lower(usize),
     Done(Outcome),
+}
+
+/// How a link packet leaves its interface.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    /// In a base tunnel to this address.
+    Base(Ipv4Addr),
+    /// As a packet of the VI below, through this interface.
+    Interface(usize),
 }
 
 /// State of the device of an interface, as its kernel says.
@@ -134,6 +160,10 @@ struct Interface {
     /// The other end, where it is on the same base node and not through a base tunnel.
     peer: Option<usize>,
     protection: Option<Box<Protection>>,
+    /// Where its link packets may be sent in fragments.
+    fragments: Option<Fragments>,
+    /// Of those that come, with [`Self::fragments`].
+    reassembler: Reassembler,
     device: Device,
     /// Where what is sent here is impaired.
     shaper: Option<Shaper>,
@@ -164,6 +194,8 @@ pub struct Forwarder {
     copies: VecDeque<Made>,
     id: u16,
     chance: Chance,
+    /// Of the packet that is handled.
+    now: Nanos,
 }
 
 impl From<Malformed> for Reason {
@@ -200,7 +232,15 @@ impl Forwarder {
                 Below::Strands => {}
             }
         }
-        Self { nodes, partitions, interfaces, copies: VecDeque::new(), id: 0, chance: Chance::new(SEED) }
+        Self {
+            nodes,
+            partitions,
+            interfaces,
+            copies: VecDeque::new(),
+            id: 0,
+            chance: Chance::new(SEED),
+            now: 0,
+        }
     }
 
     pub fn set_fib(&mut self, partition: usize, fib: Fib) {
@@ -243,7 +283,9 @@ impl Forwarder {
     /// the caller's to count, when the kernel has taken the packet.
     pub fn handle(&mut self, input: Input, frame: &mut Frame, now: Nanos) -> Outcome {
         let node = match input {
-            Input::Tun(i) | Input::Held(i) | Input::Made(Via(i)) => self.interfaces[i].node,
+            Input::Tun(i) | Input::Held(i) | Input::Made(Via(i)) | Input::Piece(Via(i)) => {
+                self.interfaces[i].node
+            }
             Input::Base(node) => node,
         };
         match input {
@@ -253,8 +295,9 @@ impl Forwarder {
                 let shaper = self.interfaces[i].shaper.as_mut();
                 shaper.into_iter().for_each(|s| s.released(frame.len()));
             }
-            Input::Made(_) => {}
+            Input::Made(_) | Input::Piece(_) => {}
         }
+        self.now = now;
         match self.walk(input, frame, now) {
             Ok(outcome) => outcome,
             Err(reason) => {
@@ -270,22 +313,24 @@ impl Forwarder {
                 checked(frame)?;
                 Step::Transmit(i)
             }
-            Input::Base(node) => Step::Arrive(self.open_base(node, frame)?),
+            Input::Base(node) => self.open_base(node, frame)?,
             Input::Held(i) | Input::Made(Via(i)) => Step::Release(i),
+            Input::Piece(Via(i)) => Step::Lower(i),
         };
         for _ in 0..MAX_STEPS {
             step = match step {
                 Step::Arrive(i) => self.arrive(i, frame)?,
                 Step::Transmit(i) => self.hold(i, frame.len(), now)?,
                 Step::Release(i) => self.transmit(i, frame)?,
+                Step::Lower(i) => self.lower(i, frame)?,
                 Step::Done(outcome) => return Ok(outcome),
             };
         }
         Err(Reason::TooDeep)
     }
 
-    /// Takes the base header and the link header off; gives the interface that the link header names.
-    fn open_base(&mut self, node: usize, frame: &mut Frame) -> Result<usize, Reason> {
+    /// Takes the base header and the link header off: it arrives at the interface that the link header names.
+    fn open_base(&mut self, node: usize, frame: &mut Frame) -> Result<Step, Reason> {
         let base = checked(frame)?;
         let this = &mut self.nodes[node];
         if base.dst() != this.addr || !this.tunnels.contains(&base.src()) {
@@ -295,12 +340,17 @@ impl Forwarder {
         decapsulate(frame, &mut this.counters)?;
         let link = checked(frame)?;
         let interface = this.demultiplex(tunnel, &link)?;
-        self.open_link(interface, frame)?;
-        Ok(interface)
+        self.open_link(interface, frame)
     }
 
-    /// Takes the link header of interface `i` off, and the ESP of a protected link.
-    fn open_link(&mut self, i: usize, frame: &mut Frame) -> Result<(), Reason> {
+    /// Takes the link header of interface `i` off, and the ESP of a protected link; fragments wait for each other first.
+    fn open_link(&mut self, i: usize, frame: &mut Frame) -> Result<Step, Reason> {
+        if self.interfaces[i].fragments.is_some()
+            && Ipv4View::new_header(frame.packet())?.is_fragment()
+            && !self.reassemble(i, frame)?
+        {
+            return Ok(Step::Done(Outcome::Taken));
+        }
         let interface = &mut self.interfaces[i];
         let sealed = Ipv4View::new_header(frame.packet())?.protocol() == ipv4::ESP;
         match (&mut interface.protection, sealed) {
@@ -309,7 +359,26 @@ impl Forwarder {
             (Some(_), false) => return Err(Reason::EspRequired),
             (None, true) => return Err(Reason::EspUnexpected),
         }
-        decapsulate(frame, &mut self.nodes[interface.node].counters)
+        decapsulate(frame, &mut self.nodes[interface.node].counters)?;
+        Ok(Step::Arrive(i))
+    }
+
+    /// Puts the packet that a fragment is of in its place; whether all of it has come.
+    fn reassemble(&mut self, i: usize, frame: &mut Frame) -> Result<bool, Reason> {
+        let interface = &mut self.interfaces[i];
+        let fragment = Ipv4View::new_checked(frame.packet())?;
+        let (outcome, given_up) = interface.reassembler.add(&fragment, self.now);
+        let counters = &mut self.nodes[interface.node].counters;
+        (0..given_up).for_each(|_| counters.drop(Reason::Reassembly));
+        match outcome {
+            fragments::Outcome::Kept => Ok(false),
+            fragments::Outcome::Bad => Err(Reason::Reassembly),
+            fragments::Outcome::Whole(packet) => {
+                counters.count(Count::Reassembled);
+                frame.copy_from(&packet);
+                Ok(true)
+            }
+        }
     }
 
     /// A packet came in through interface `i`: it is for a virtual link above, for the partition, or for another
@@ -339,8 +408,7 @@ impl Forwarder {
             return match partition.stacked.get(&Pair { src, dst }) {
                 Some(upper) if self.interfaces[*upper].takes(view.protocol()) => {
                     let upper = *upper;
-                    self.open_link(upper, frame)?;
-                    Ok(Step::Arrive(upper))
+                    self.open_link(upper, frame)
                 }
                 None if view.protocol() == ipv4::IPIP && partition.ends_links(dst) => Err(Reason::NoLink),
                 _ => Ok(Step::Done(Outcome::Deliver(i))),
@@ -391,42 +459,90 @@ impl Forwarder {
         if !self.is_up(i) {
             return Err(Reason::LinkDown);
         }
-        let (node, link) = (interface.node, Pair { src: interface.local, dst: interface.remote });
-        match interface.below {
-            Below::Base { remote } => {
+        let peer = interface.peer;
+        let by = match interface.below {
+            Below::Inside => return peer.map(Step::Arrive).ok_or(Reason::NoLink),
+            Below::Strands => return self.transmit_by_strand(i, frame),
+            Below::Base { remote } => By::Base(remote),
+            Below::Partition(lower) => match self.way(i, lower) {
+                Lookup::Local => return peer.map(Step::Arrive).ok_or(Reason::NoLink),
+                Lookup::Out(j) => By::Interface(j),
+                Lookup::Punt | Lookup::NoRoute => return Err(Reason::NoRoute),
+            },
+        };
+        if let Some(Fragments { whole, .. }) = interface.fragments
+            && frame.len() > whole as usize
+            && Ipv4View::new_header(frame.packet())?.dont_fragment()
+        {
+            self.nodes[interface.node].counters.drop(Reason::TooBig);
+            let mtu = u16::try_from(whole).unwrap_or(u16::MAX);
+            return Ok(Step::Done(Outcome::TooBig { interface: i, mtu }));
+        }
+        self.encapsulate_link(i, frame)?;
+        self.descend(i, by, frame)
+    }
+
+    /// Where partition `lower` sends the link packets of interface `i`. Its routes are followed even where rules exist: the
+    /// kernel cannot be asked about a packet that the partition itself sends.
+    fn way(&self, i: usize, lower: usize) -> Lookup {
+        let (interface, below) = (&self.interfaces[i], &self.partitions[lower]);
+        below.fib.lookup(interface.local, interface.remote, below.seed)
+    }
+
+    /// A fragment of a link packet of interface `i` follows the first one.
+    fn lower(&mut self, i: usize, frame: &mut Frame) -> Result<Step, Reason> {
+        let by = match self.interfaces[i].below {
+            Below::Base { remote } => By::Base(remote),
+            Below::Partition(lower) => match self.way(i, lower) {
+                Lookup::Out(j) => By::Interface(j),
+                Lookup::Local | Lookup::Punt | Lookup::NoRoute => return Err(Reason::NoRoute),
+            },
+            Below::Inside | Below::Strands => return Err(Reason::NoLink),
+        };
+        self.descend(i, by, frame)
+    }
+
+    /// A link packet of interface `i` goes into the layer below, cut where it must be.
+    fn descend(&mut self, i: usize, by: By, frame: &mut Frame) -> Result<Step, Reason> {
+        let interface = &self.interfaces[i];
+        let (node, piece) = (interface.node, interface.fragments.map(|f| f.piece as usize));
+        let below = match by {
+            By::Base(_) => usize::MAX,
+            By::Interface(j) => self.interfaces[j].device.mtu,
+        };
+        if frame.len() > piece.map_or(below, |piece| piece.min(below)) {
+            self.cut(i, frame, piece.ok_or(Reason::TooBig)?.min(below))?;
+        }
+        match by {
+            By::Interface(j) => Ok(Step::Transmit(j)),
+            By::Base(remote) => {
                 let base = Pair { src: self.nodes[node].addr, dst: remote };
-                self.encapsulate_link(i, frame)?;
                 self.encapsulate(node, base, frame)?;
                 Ok(Step::Done(Outcome::Send { node, to: remote }))
             }
-            Below::Inside => interface.peer.map(Step::Arrive).ok_or(Reason::NoLink),
-            Below::Partition(lower) => self.transmit_into(lower, i, link, frame),
-            Below::Strands => self.transmit_by_strand(i, frame),
         }
     }
 
-    /// The link packet of interface `i` is sent by partition `lower`. Its routes are followed even where rules
-    /// exist: the kernel cannot be asked about a packet that the partition itself sends.
-    fn transmit_into(
-        &mut self,
-        lower: usize,
-        i: usize,
-        link: Pair,
-        frame: &mut Frame,
-    ) -> Result<Step, Reason> {
-        let peer = self.interfaces[i].peer;
-        let below = &self.partitions[lower];
-        match below.fib.lookup(link.src, link.dst, below.seed) {
-            Lookup::Local => peer.map(Step::Arrive).ok_or(Reason::NoLink),
-            Lookup::Out(j) => {
-                self.encapsulate_link(i, frame)?;
-                if frame.len() > self.interfaces[j].device.mtu {
-                    return Err(Reason::TooBig);
-                }
-                Ok(Step::Transmit(j))
+    /// Cuts a link packet of interface `i` into fragments of at most `most` bytes. The first stays in the frame, the others
+    /// follow it.
+    fn cut(&mut self, i: usize, frame: &mut Frame, most: usize) -> Result<(), Reason> {
+        let whole = Ipv4View::new_header(frame.packet())?;
+        let (header, payload) = (whole.repr(), whole.payload());
+        let mut parts = fragments::split(&header, most).ok_or(Reason::TooBig)?;
+        let (first, kept) = parts.next().ok_or(Reason::TooBig)?;
+        let counters = &mut self.nodes[self.interfaces[i].node].counters;
+        counters.count(Count::Fragmented);
+        for (part, range) in parts {
+            if self.copies.len() >= parallel::MOST_COPIES {
+                return Err(Reason::TooDeep);
             }
-            Lookup::Punt | Lookup::NoRoute => Err(Reason::NoRoute),
+            counters.count(Count::Fragmented);
+            let bytes = part.with_payload(&payload[range]).into_boxed_slice();
+            self.copies.push_back(Made { via: Via(i), bytes, is_piece: true });
         }
+        frame.truncate(ipv4::HEADER_LEN + kept.end);
+        first.emit(frame.packet_mut());
+        Ok(())
     }
 
     /// Puts the link header of interface `i` in front, and ESP between where the link is protected.
@@ -434,6 +550,7 @@ impl Forwarder {
         let ecn = outer_ecn(frame);
         let interface = &mut self.interfaces[i];
         let (node, pair) = (interface.node, Pair { src: interface.local, dst: interface.remote });
+        let dont_fragment = interface.fragments.is_none();
         let protocol = match &mut interface.protection {
             None => ipv4::IPIP,
             Some(protection) => {
@@ -441,25 +558,26 @@ impl Forwarder {
                 ipv4::ESP
             }
         };
-        self.push_header(node, pair, protocol, ecn, frame)
+        self.push_header(node, pair, (protocol, dont_fragment), ecn, frame)
     }
 
     /// Puts a header in front, as an ipip device with `ttl 64` and `tos 0` does: ECN after the packet's own, DF set.
     fn encapsulate(&mut self, node: usize, pair: Pair, frame: &mut Frame) -> Result<(), Reason> {
         let ecn = outer_ecn(frame);
-        self.push_header(node, pair, ipv4::IPIP, ecn, frame)
+        self.push_header(node, pair, (ipv4::IPIP, true), ecn, frame)
     }
 
     fn push_header(
         &mut self,
         node: usize,
         pair: Pair,
-        protocol: u8,
+        (protocol, dont_fragment): (u8, bool),
         ecn: Ecn,
         frame: &mut Frame,
     ) -> Result<(), Reason> {
         let len = frame.len();
-        let repr = Ipv4Repr { protocol, ..Ipv4Repr::ipip(pair.src, pair.dst, len, ecn, self.next_id()) };
+        let ipip = Ipv4Repr::ipip(pair.src, pair.dst, len, ecn, self.next_id());
+        let repr = Ipv4Repr { protocol, dont_fragment, ..ipip };
         // There is room for any packet that IPv4 has.
         frame.push(ipv4::HEADER_LEN).map(|header| repr.emit(header)).ok_or(Reason::TooBig)?;
         self.nodes[node].counters.count(Count::Encapsulated);
@@ -573,6 +691,8 @@ fn interface(config: &Config, index: usize) -> Interface {
         exit: this.exit,
         peer,
         protection: this.security.as_ref().map(|s| Box::new(s.into())),
+        fragments: this.fragments,
+        reassembler: Reassembler::default(),
         device: Device { up: false, mtu: this.mtu as usize },
         shaper: shaper_for(this.impair),
         bundle: this.bundle.as_ref().map(|bundle| Box::new(Bundle::new(this, bundle))),
@@ -621,7 +741,7 @@ fn decapsulate(frame: &mut Frame, counters: &mut Counters) -> Result<(), Reason>
 }
 
 /// An address of one node: not 0/8, 127/8, 224/4 or 240/4 (RFC 1122, section 3.2.1.3).
-fn is_unicast(addr: Ipv4Addr) -> bool {
+pub(super) fn is_unicast(addr: Ipv4Addr) -> bool {
     !matches!(addr.octets()[0], 0 | 127 | 224..)
 }
 

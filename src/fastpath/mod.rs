@@ -1,12 +1,14 @@
 //! The userspace fast path: what nested kernel ipip devices do, in one process and one pass. A [`Config`] and the
 //! packets of TUN devices and base nodes go in; packets with the same bytes that nested ipip devices would send
-//! come out. It never answers a packet itself: what is rare goes to the kernel of the partition, and what is
-//! dropped increments a counter with a name.
+//! come out. What is rare goes to the kernel of the partition, and what is dropped increments a counter with a name; it
+//! answers only what an ipip device answers itself, a packet too big for it.
 //!
 //! [`forward`] decides, without I/O; [`fib`] is what the kernel's routes say; [`engine`] moves the packets;
 //! [`control`] reads counters, switches the strong-host rule and changes impairments; `shaped` impairs devices of the
-//! kernel; `spread` and [`health`] are about links over parallel underlays.
+//! kernel; `fragments` cuts link packets and puts them together; `spread` and [`health`] are about links over parallel
+//! underlays.
 
+mod answer;
 pub mod config;
 pub mod control;
 pub mod counters;
@@ -14,6 +16,7 @@ pub mod engine;
 pub mod fib;
 pub mod follow;
 pub mod forward;
+mod fragments;
 pub mod frame;
 pub mod health;
 mod protection;

@@ -12,12 +12,12 @@ use super::emulated::{self, Emulated, Port, Recursion};
 use super::groups::Groups;
 use super::leases::Leases;
 use super::{
-    BASE, Carrier, DataplaneChoice, End, EndId, GATEWAYS, Lab, Link, LinkId, NetId, Network, Node, NodeId,
-    Role, Seat, Security, bind, join, names, parallel,
+    BASE, Carrier, DataplaneChoice, End, EndId, Fragments, GATEWAYS, Lab, Link, LinkId, NetId, Network, Node,
+    NodeId, Role, Seat, Security, bind, join, names, parallel,
 };
 use crate::expand::{FlatLab, FlatLink, FlatVi};
 use crate::routing::{Rib, protocol};
-use crate::spec::{Diagnostic, Span, Spanned, nearest};
+use crate::spec::{Diagnostic, Span, Spanned, ViMtu, nearest};
 
 type Errors = Vec<Diagnostic>;
 
@@ -447,7 +447,19 @@ impl<'a> Builder<'a> {
         }
         let network = &mut self.lab.networks[net.0];
         let (cost, impair) = (spec.cost, spec.impair);
-        network.links.push(Link { id, name, ends, cost, mtu: 0, carrier, parallel, security, impair });
+        let (mtu, fragments) = (0, None);
+        network.links.push(Link {
+            id,
+            name,
+            ends,
+            cost,
+            mtu,
+            fragments,
+            carrier,
+            parallel,
+            security,
+            impair,
+        });
     }
 
     /// The link's own word, else that of its VI.
@@ -966,8 +978,10 @@ impl<'a> Builder<'a> {
         let rooms: Vec<Vec<Option<u32>>> =
             (0..count).map(|index| self.rooms(&ribs, LinkId { net, index })).collect();
         let least = rooms.iter().flatten().flatten().copied().min();
-        let headers = u32::try_from(self.lab.net(net).depth + 1).unwrap_or(u32::MAX);
-        let inside = least.unwrap_or(self.flat.base.mtu.saturating_sub(headers.saturating_mul(HEADER)));
+        let depth = u32::try_from(self.lab.net(net).depth).unwrap_or(u32::MAX);
+        let headers = self.headers_of(net) * HEADER;
+        let above = self.flat.base.mtu.saturating_sub(depth.saturating_add(1).saturating_mul(HEADER));
+        let inside = least.map_or(above, |least| least.saturating_sub(headers));
         for (index, rooms) in rooms.into_iter().enumerate() {
             let id = LinkId { net, index };
             let outside = self.lab.link(id).carrier != Some(Carrier::Inside);
@@ -980,10 +994,20 @@ impl<'a> Builder<'a> {
                 unrouted.into_iter().for_each(|below| self.unrouted(below, id));
                 continue;
             }
-            let room = rooms.into_iter().flatten().min();
-            let fit = room.map_or(inside, |room| self.beside_security(id, room)).min(self.through(id));
-            let mtu = self.choose_mtu(id, fit);
-            self.lab.networks[net.0].links[index].mtu = mtu;
+            let path = rooms.into_iter().flatten().min();
+            let room = path.map(|path| self.beside_security(id, path.saturating_sub(headers)));
+            let through = self.through(id);
+            let fit = room.unwrap_or(inside).min(through);
+            let most = match self.may_fragment(id) {
+                true => path.unwrap_or(inside + headers).min(through),
+                false => fit,
+            };
+            let mtu = self.choose_mtu(id, fit, most);
+            let leaves = self.lab.ways(EndId { link: id, side: 0 }).into_iter().any(|way| !self.is_here(way));
+            let piece = path.filter(|_| leaves).map(|path| path.saturating_sub(headers - HEADER));
+            let fragments = piece.filter(|_| mtu > fit).map(|piece| Fragments { whole: fit, piece });
+            let link = &mut self.lab.networks[net.0].links[index];
+            (link.mtu, link.fragments) = (mtu, fragments);
         }
     }
 
@@ -1023,25 +1047,53 @@ impl<'a> Builder<'a> {
         link.security.map_or(room, |suite| u32::try_from(largest(suite)).unwrap_or(room))
     }
 
-    /// What fits through each of the networks below, whose routes `ribs` are; `None` where nothing below limits it or
-    /// there is no path.
+    /// What fits through each of the networks below, whose routes `ribs` are, link headers and base headers included;
+    /// `None` where nothing below limits it or there is no path.
     fn rooms(&self, ribs: &[Rib], id: LinkId) -> Vec<Option<u32>> {
         let mut ways = self.lab.ways(EndId { link: id, side: 0 }).into_iter();
-        let headers = if self.lab.link(id).carrier == Some(Carrier::Tunnel) { 2 } else { 1 };
-        ribs.iter().map(|rib| self.room(rib, id.net, ways.next()?, headers)).collect()
+        ribs.iter().map(|rib| self.room(rib, id.net, ways.next()?)).collect()
     }
 
-    /// What fits through the narrowest place of all equal-cost paths, or of all links where routes move, so many headers
-    /// taken off.
-    fn room(&self, rib: &Rib, net: NetId, (from, to): (NodeId, Ipv4Addr), headers: u32) -> Option<u32> {
+    /// The headers that each link of a VI puts in front of its packets: a link header, and over the base that of a base
+    /// tunnel.
+    fn headers_of(&self, net: NetId) -> u32 {
+        if self.lab.net(net).underlays().any(|below| below == BASE) { 2 } else { 1 }
+    }
+
+    /// Whether link packets may be sent in fragments.
+    fn may_fragment(&mut self, id: LinkId) -> bool {
+        let parallel = self.lab.link(id).carrier == Some(Carrier::Parallel);
+        let asked = self.vi(id.net).mtu.as_ref().filter(|_| parallel && id.index == 0);
+        if let Some(span) = asked.filter(|_| self.fragments(id.net)).map(|mtu| mtu.span) {
+            let title = "`mtu: fragment` is not supported over parallel underlays".to_owned();
+            self.error("not-supported", span, title);
+        }
+        self.fragments(id.net) && !parallel
+    }
+
+    fn fragments(&self, net: NetId) -> bool {
+        self.vi(net).mtu.as_ref().is_some_and(|mtu| mtu.value == ViMtu::Fragment)
+    }
+
+    /// What fits through the narrowest place of all equal-cost paths, or of all links where routes move; of a VI that sets
+    /// DF, what goes through whole.
+    fn room(&self, rib: &Rib, net: NetId, (from, to): (NodeId, Ipv4Addr)) -> Option<u32> {
         let below = self.lab.net(from.net);
-        let here = self.lab.addresses(from).any(|addr| addr == to);
-        let over = if here { None } else { Some(rib.links_between(&self.lab, from, to)?) };
-        let path = match over.filter(|_| !below.routing.is_dynamic()) {
-            None => below.links.iter().filter(|l| !self.plays_end(net, l)).map(|l| l.mtu).min(),
-            Some(ends) => ends.iter().map(|e| self.lab.link(e.link).mtu).min(),
+        let over =
+            if self.is_here((from, to)) { None } else { Some(rib.links_between(&self.lab, from, to)?) };
+        let mtu = |link: &Link| match self.fragments(net) {
+            true => link.mtu,
+            false => link.fragments.map_or(link.mtu, |f| f.whole),
         };
-        Some(path?.saturating_sub(headers * HEADER))
+        match over.filter(|_| !below.routing.is_dynamic()) {
+            None => below.links.iter().filter(|l| !self.plays_end(net, l)).map(mtu).min(),
+            Some(ends) => ends.iter().map(|e| mtu(self.lab.link(e.link))).min(),
+        }
+    }
+
+    /// Whether packets from a node to an address do not leave the node.
+    fn is_here(&self, (from, to): (NodeId, Ipv4Addr)) -> bool {
+        self.lab.addresses(from).any(|addr| addr == to)
     }
 
     /// Whether a link ends at a router that VI `net` plays: no packet of `net` itself ever takes it.
@@ -1050,10 +1102,14 @@ impl<'a> Builder<'a> {
         routers.into_iter().any(|emulated| emulated.inner == net)
     }
 
-    /// The computed MTU, or the smaller one the file asks for.
-    fn choose_mtu(&mut self, id: LinkId, fit: u32) -> u32 {
+    /// The computed MTU, `most`, or the smaller one the file asks for; `fit` bytes go whole.
+    fn choose_mtu(&mut self, id: LinkId, fit: u32, most: u32) -> u32 {
         let spec = self.vi(id.net).links.get(id.index).and_then(|l| l.mtu.clone());
-        let wanted = spec.or_else(|| self.vi(id.net).mtu.clone());
+        let of_vi = self.vi(id.net).mtu.as_ref().and_then(|mtu| match mtu.value {
+            ViMtu::Bytes(bytes) => Some(Spanned::new(bytes, mtu.span)),
+            ViMtu::Fragment => None,
+        });
+        let wanted = spec.or(of_vi);
         let name = self.lab.link(id).name.clone();
         if fit < LEAST_MTU {
             let span = self.vi(id.net).name.span;
@@ -1063,12 +1119,12 @@ impl<'a> Builder<'a> {
             );
             self.error("mtu-too-small", span, title);
         }
-        let Some(wanted) = wanted else { return fit };
-        if wanted.value > fit {
-            let title = format!("{} does not fit: link `{name}` carries at most {fit}", wanted.value);
+        let Some(wanted) = wanted else { return most };
+        if wanted.value > most {
+            let title = format!("{} does not fit: link `{name}` carries at most {most}", wanted.value);
             self.error("mtu-too-big", wanted.span, title);
         }
-        wanted.value.min(fit)
+        wanted.value.min(most)
     }
 }
 

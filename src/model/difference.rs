@@ -87,6 +87,7 @@ fn link(lab: &Lab, link: &Link) -> Facts {
         ("spread", link.parallel.as_ref().map(|p| spread(lab, p)).unwrap_or_default()),
         ("cost", link.cost.to_string()),
         ("mtu", link.mtu.to_string()),
+        ("fragments", link.fragments.map(|f| format!("above {}", f.whole)).unwrap_or_default()),
         ("security", link.security.map(|s| format!("{s:?}")).unwrap_or_else(|| "none".to_owned())),
         ("impairment forward", impairment(0)),
         ("impairment backward", impairment(1)),

@@ -93,6 +93,7 @@ fn add(lab: &mut Lab, spec: &FlatGateway, nodes: [NodeId; 2], name: String, mtu:
         ends: nodes.map(end),
         cost: spec.link.cost,
         mtu: spec.link.mtu.as_ref().map_or(mtu, |m| m.value),
+        fragments: None,
         carrier: None,
         parallel: None,
         security: None,

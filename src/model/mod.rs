@@ -253,6 +253,8 @@ pub struct Link {
     pub cost: u32,
     /// Usable size of IP packets on this link, bytes.
     pub mtu: u32,
+    /// Where larger packets than fit below may be sent, their link packets in fragments.
+    pub fragments: Option<Fragments>,
     /// How the two ends reach each other below; `None` in the base (a wire).
     pub carrier: Option<Carrier>,
     /// Its strands, where it rides on several networks at once.
@@ -261,6 +263,16 @@ pub struct Link {
     pub security: Option<Security>,
     /// By the side that sends.
     pub impair: [Impairment; 2],
+}
+
+/// How the packets of a link whose MTU is larger than what fits go through the layer below: the link packet is cut, not
+/// the packet in it (RFC 2003, section 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fragments {
+    /// The largest packet that goes whole, bytes; what is larger and has DF set does not go at all.
+    pub whole: u32,
+    /// The largest link packet that goes whole, its header included, bytes.
+    pub piece: u32,
 }
 
 /// One end: an interface in the node's namespace.

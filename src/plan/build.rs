@@ -376,10 +376,12 @@ impl<'a> Planner<'a> {
         let far = tunnels.keys().filter_map(|far| self.lab.node(*far).host);
         let pairs = far.zip(near.host.into_iter().cycle()).collect();
         let links = self.first_links().flat_map(|link| self.arriving(link, base)).collect();
+        let cut = self.first_links().filter(|link| link.fragments.is_some());
+        let fragmented = cut.flat_map(|link| self.arriving(link, base)).collect();
         let rules = |ns, text| Op::AddRuleset { ns, text };
         [
             rules(near.netns.clone(), guard::base(&pairs)),
-            rules(self.lab.link_netns(base), guard::link_layer(&links)),
+            rules(self.lab.link_netns(base), guard::link_layer(&links, &fragmented)),
         ]
     }
 
@@ -396,11 +398,17 @@ impl<'a> Planner<'a> {
             .filter_map(|node| {
                 let above = self.lab.networks.iter().filter(|n| n.rides_on(network.id));
                 let links = above.flat_map(|n| &n.links);
-                let ends = links.flat_map(|link| [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side])));
-                let here = ends.filter(|(_, near)| self.lab.site(near).at == Some(node.id));
-                let pairs: BTreeSet<guard::Pair> =
-                    here.filter_map(|(far, near)| Some((far.link_addr?, near.link_addr?))).collect();
-                let text = (!pairs.is_empty()).then(|| guard::partition(&pairs))?;
+                let ends = links.flat_map(|link| {
+                    let cut = link.fragments.is_some();
+                    [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side], cut))
+                });
+                let here = ends.filter(|(_, near, _)| self.lab.site(near).at == Some(node.id));
+                let pairs: BTreeMap<guard::Pair, bool> = here
+                    .filter_map(|(far, near, cut)| Some(((far.link_addr?, near.link_addr?), cut)))
+                    .collect();
+                let fragmented = pairs.iter().filter(|(_, cut)| **cut).map(|(pair, _)| *pair).collect();
+                let pairs: BTreeSet<guard::Pair> = pairs.into_keys().collect();
+                let text = (!pairs.is_empty()).then(|| guard::partition(&pairs, &fragmented))?;
                 Some(Op::AddRuleset { ns: node.netns.clone(), text })
             })
             .collect()
@@ -602,6 +610,7 @@ impl<'a> Planner<'a> {
             partition: *partitions.get(&site.partition)?,
             dev: end.dev.clone(),
             mtu: link.mtu,
+            fragments: link.fragments,
             local: addrs.0,
             remote: addrs.1,
             below,

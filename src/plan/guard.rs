@@ -2,8 +2,11 @@
 //! in; nftables rulesets come out. It never decides by arrival: that is the strong-host rule's part.
 //!
 //! The kernel answers a tunnel packet that no tunnel takes with port unreachable, and counts it nowhere; it keeps
-//! fragments of tunnel packets for reassembly, which no tunnel of a lab sends; and its link layers would answer echo
+//! fragments of tunnel packets for reassembly, which few links of a lab send; and its link layers would answer echo
 //! requests. None of it is in the plan of a lab, so none of it gets in.
+//!
+//! A tunnel with a fixed TTL sets DF on what it sends. Links whose packets may be sent in fragments have it cleared here,
+//! before their packets are cut.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -31,8 +34,13 @@ pub(super) fn base(tunnels: &BTreeSet<Pair>) -> String {
     )
 }
 
-/// For a link layer: packets of protocol 4 must have the pair of a virtual link, and of ICMP only errors come in.
-pub(super) fn link_layer(links: &BTreeSet<Pair>) -> String {
+/// For a link layer: packets of protocol 4 must have the pair of a virtual link, and of ICMP only errors come in. Those of
+/// `fragmented` links may come in fragments.
+pub(super) fn link_layer(links: &BTreeSet<Pair>, fragmented: &BTreeSet<Pair>) -> String {
+    let pieces = match fragmented.is_empty() {
+        true => String::new(),
+        false => "ip frag-off & 0x3fff != 0 ip saddr . ip daddr @fragmented accept\n    ".to_owned(),
+    };
     format!(
         "table inet vi_links {{
   counter not-ipip {{ }}
@@ -40,9 +48,9 @@ pub(super) fn link_layer(links: &BTreeSet<Pair>) -> String {
   counter fragment {{ }}
   counter truncated {{ }}
   set pairs {{ type ipv4_addr . ipv4_addr;{} }}
-  chain pre {{
+{}  chain pre {{
     type filter hook prerouting priority raw + 10; policy accept;
-    ip frag-off & 0x3fff != 0 counter name \"fragment\" drop
+    {pieces}ip frag-off & 0x3fff != 0 counter name \"fragment\" drop
     icmp type != {{ destination-unreachable, time-exceeded, parameter-problem }} counter name \"not-ipip\" drop
     ip protocol != 4 accept
     ip saddr . ip daddr != @pairs counter name \"no-link\" drop
@@ -51,13 +59,14 @@ pub(super) fn link_layer(links: &BTreeSet<Pair>) -> String {
 }}
 ",
         elements(links),
+        clear_df(fragmented),
         TRUNCATED
     )
 }
 
 /// For a partition that other VIs ride on: packets of protocol 4 to one of its link addresses must have the pair of the
-/// link.
-pub(super) fn partition(links: &BTreeSet<Pair>) -> String {
+/// link. The partition may send those of `fragmented` links in fragments.
+pub(super) fn partition(links: &BTreeSet<Pair>, fragmented: &BTreeSet<Pair>) -> String {
     let local: BTreeSet<String> = links.iter().map(|(_, dst)| dst.to_string()).collect();
     let local: Vec<String> = local.into_iter().collect();
     format!(
@@ -65,7 +74,7 @@ pub(super) fn partition(links: &BTreeSet<Pair>) -> String {
   counter no-link {{ }}
   counter truncated {{ }}
   set pairs {{ type ipv4_addr . ipv4_addr;{} }}
-  chain in {{
+{}  chain in {{
     type filter hook input priority raw; policy accept;
     ip protocol != 4 accept
     ip daddr != {{ {} }} accept
@@ -75,8 +84,25 @@ pub(super) fn partition(links: &BTreeSet<Pair>) -> String {
 }}
 ",
         elements(links),
+        clear_df(fragmented),
         local.join(", "),
         TRUNCATED
+    )
+}
+
+/// The pairs under which packets of such links arrive, and the chain that clears DF where they are sent, the other way.
+fn clear_df(fragmented: &BTreeSet<Pair>) -> String {
+    if fragmented.is_empty() {
+        return String::new();
+    }
+    format!(
+        "  set fragmented {{ type ipv4_addr . ipv4_addr;{} }}
+  chain out {{
+    type filter hook output priority raw; policy accept;
+    ip protocol 4 ip daddr . ip saddr @fragmented ip frag-off set 0
+  }}
+",
+        elements(fragmented)
     )
 }
 

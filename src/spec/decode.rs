@@ -7,13 +7,13 @@ use ipnet::Ipv4Net;
 
 use super::apps::app;
 use super::diag::{Diagnostic, Spanned};
-use super::fields::{Errors, Fields, choice, entries, list, not_yet, number, parsed, text, wrong_type};
+use super::fields::{Errors, Fields, choice, entries, list, number, parsed, text, wrong_type};
 use super::gateways::gateway;
 use super::impair;
 use super::parallel::{self, SpreadSpec};
 use super::tests::test;
 use super::yaml::{Tree, Value};
-use super::{BaseNodeSpec, BaseSpec, EmulateSpec, LabSpec, LinkSpec, Shape, ViNodeSpec, ViSpec};
+use super::{BaseNodeSpec, BaseSpec, EmulateSpec, LabSpec, LinkSpec, Shape, ViMtu, ViNodeSpec, ViSpec};
 use crate::model::{DataplaneChoice, Impairment, Resolve, Role, Routing, Security};
 
 const DATAPLANES: [(&str, DataplaneChoice); 3] = [
@@ -227,15 +227,12 @@ fn security(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Option<Security>
     choice(tree, "`security`", &SECURITIES, &[], errors).map(|s| Spanned::new(s, tree.span))
 }
 
-fn vi_mtu(tree: &Tree, errors: &mut Errors) -> Option<Spanned<u32>> {
+fn vi_mtu(tree: &Tree, errors: &mut Errors) -> Option<Spanned<ViMtu>> {
     match &tree.value {
         Value::Scalar(word) if word == "fit" => None,
-        Value::Scalar(word) if word == "fragment" => {
-            errors.push(not_yet(tree.span, "`mtu: fragment`"));
-            None
-        }
+        Value::Scalar(word) if word == "fragment" => Some(Spanned::new(ViMtu::Fragment, tree.span)),
         Value::Null | Value::Scalar(_) | Value::Seq(_) | Value::Map(_) => {
-            number(tree, "`mtu`", 68..=65_535, errors).map(|n| Spanned::new(n, tree.span))
+            number(tree, "`mtu`", 68..=65_535, errors).map(|n| Spanned::new(ViMtu::Bytes(n), tree.span))
         }
     }
 }

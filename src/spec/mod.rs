@@ -87,8 +87,8 @@ pub struct ViSpec {
     pub nodes: Vec<ViNodeSpec>,
     pub links: Vec<LinkSpec>,
     pub addresses: Option<Spanned<Ipv4Net>>,
-    /// A number; `None` is `fit`.
-    pub mtu: Option<Spanned<u32>>,
+    /// `None` is `fit`.
+    pub mtu: Option<Spanned<ViMtu>>,
     pub routing: Spanned<Routing>,
     /// Of the links that say nothing themselves.
     pub security: Option<Security>,
@@ -139,6 +139,14 @@ impl ViNodeSpec {
 }
 
 /// One item of `links:`
+/// What a VI says of the MTU of its links, other than that it fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ViMtu {
+    /// That of what lies below: link packets may be sent in fragments.
+    Fragment,
+    Bytes(u32),
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkSpec {
     pub span: Span,

@@ -45,7 +45,7 @@ impl Engine {
         for (frame, made) in self.frames.iter_mut().zip(made) {
             frame.copy_from(&made.bytes);
         }
-        let inputs: Vec<Input> = made.iter().map(|made| Input::Made(made.via)).collect();
+        let inputs: Vec<Input> = made.iter().map(Made::input).collect();
         self.finish(node, &inputs);
     }
 

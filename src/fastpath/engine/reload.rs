@@ -42,6 +42,8 @@ impl Engine {
         self.drop_held(&moves, old.interfaces.len());
         self.forwarder.reload(&old, &new, &moves);
         self.plan_probes();
+        // By the old numbers.
+        self.answers.clear();
         self.names = new.nodes.iter().map(|n| n.name.clone()).collect();
         self.places = places(&new);
         self.inodes = inodes;

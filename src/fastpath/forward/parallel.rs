@@ -5,14 +5,14 @@
 //! A strand is an interface too, behind those of the config: it has a link header, a partition below and keys of its own,
 //! but no device. Its owner's device is what the kernel sees of it.
 
-use super::{Config, Forwarder, Interface, Made, Moves, Outcome, Step, Via, checked};
+use super::{Config, Forwarder, Interface, Made, Moves, Outcome, Reassembler, Step, Via, checked};
 use crate::fastpath::config::{self, Below};
 use crate::fastpath::counters::{Count, Reason};
 use crate::fastpath::frame::Frame;
 use crate::fastpath::spread::{Arrival, StrandState};
 
 /// Copies that wait to be sent before more are dropped: where packets go in circles, copies of copies would never end.
-const MOST_COPIES: usize = 4096;
+pub(super) const MOST_COPIES: usize = 4096;
 
 /// Puts the strands behind the interfaces that have them.
 pub(super) fn add_strands(config: &Config, interfaces: &mut Vec<Interface>) {
@@ -40,6 +40,8 @@ fn strand(owner: &Interface, strand: &config::Strand, of: (usize, usize)) -> Int
         remote: strand.remote,
         below: Below::Partition(strand.partition),
         exit: None,
+        fragments: None,
+        reassembler: Reassembler::default(),
         peer: None,
         protection: strand.security.as_ref().map(|s| Box::new(s.into())),
         device: owner.device,
@@ -74,7 +76,7 @@ impl Forwarder {
             let Some(bundle) = &mut self.interfaces[owner].bundle else { continue };
             let bytes = bundle.probe(strand, id).into_boxed_slice();
             self.nodes[self.interfaces[index].node].counters.count(Count::Probes);
-            probes.push(Made { via: Via(index), bytes });
+            probes.push(Made { via: Via(index), bytes, is_piece: false });
         }
         probes.sort_by_key(|made| self.node_via(made.via));
         probes
@@ -108,7 +110,10 @@ impl Forwarder {
             let counters = &mut self.nodes[node].counters;
             counters.count(Count::Copied);
             match self.copies.len() < MOST_COPIES {
-                true => self.copies.push_back(Made { via: Via(first + other), bytes: frame.packet().into() }),
+                true => {
+                    let bytes = frame.packet().into();
+                    self.copies.push_back(Made { via: Via(first + other), bytes, is_piece: false });
+                }
                 false => counters.drop(Reason::TooDeep),
             }
         }

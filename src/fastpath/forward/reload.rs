@@ -95,6 +95,7 @@ impl Forwarder {
             }
             if same_link(was, is) {
                 interface.protection = before.protection.take();
+                interface.reassembler = std::mem::take(&mut before.reassembler);
             }
         }
         next.inherit_strands(self, (old, new), moves);
@@ -146,6 +147,7 @@ mod tests {
                 below: Below::Base { remote: Ipv4Addr::new(10, 0, 0, 9) },
                 security: None,
                 exit: None,
+                fragments: None,
                 bundle: None,
                 impair: Default::default(),
             });

@@ -106,6 +106,7 @@ impl Chain {
             below,
             security: None,
             exit: None,
+            fragments: None,
             bundle: None,
             impair: Impairment::default(),
         });
@@ -199,9 +200,11 @@ impl Chain {
                     frame.copy_from(&bytes);
                     Input::Base(self.config.nodes.iter().position(|n| n.addr == to).unwrap())
                 }
-                end @ (Outcome::Deliver(_) | Outcome::Punt(_) | Outcome::Taken | Outcome::Drop(_)) => {
-                    return (end, now, held);
-                }
+                end @ (Outcome::Deliver(_)
+                | Outcome::Punt(_)
+                | Outcome::Taken
+                | Outcome::TooBig { .. }
+                | Outcome::Drop(_)) => return (end, now, held),
             };
         }
     }

@@ -67,6 +67,7 @@ impl Bed {
                     below: Below::Base { remote: base_addr(1 - node) },
                     security: None,
                     exit: None,
+                    fragments: None,
                     bundle: None,
                     impair: Impairment::default(),
                 };
