@@ -27,4 +27,5 @@ pub mod recursion;
 pub mod routing;
 pub mod shape;
 pub mod spec;
+pub mod strands;
 pub mod sys;

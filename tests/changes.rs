@@ -142,8 +142,17 @@ fn parse(text: &str, running: Option<&Lab>) -> Lab {
 
 fn plan(lab: &Lab) -> Plan {
     let (frr, redirect) = (Some("/usr/lib/frr".to_owned()), true);
-    let machine =
-        Machine { ipip: true, nft: true, tun: true, netem: true, esp: true, one_user: false, frr, redirect };
+    let machine = Machine {
+        ipip: true,
+        nft: true,
+        tun: true,
+        netem: true,
+        esp: true,
+        spread: true,
+        one_user: false,
+        frr,
+        redirect,
+    };
     plan::build(lab, &Rib::compute(lab), &machine).expect("a machine that can do all")
 }
 

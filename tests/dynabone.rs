@@ -7,13 +7,13 @@ mod common;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use common::{Up, can, run, vilab};
+use common::{Up, can, dataplanes, run, vilab};
 use serde_json::Value;
 use vilab::fastpath::control::Client;
-use vilab::model::Impairment;
+use vilab::model::{Dataplane, Impairment};
 
 /// How long a strand may take to go or to come back, however busy the machine is.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(90);
 
 /// `in1` takes R1, `in2` takes R2 with ESP, `in3` takes R3; `SPREAD` is what the link of `top` says.
 const LAB: &str = "
@@ -89,16 +89,25 @@ fn shares(lab: &Up, count: u32) -> Vec<u64> {
     counts(lab, "sent").iter().zip(before).map(|(after, before)| after - before).collect()
 }
 
-/// From here on the second half of `vi` loses this share of what goes from `a` to `b`, millionths. The command would go on
-/// to measure what it has done, which takes longer than the reaction.
-fn lose(lab: &Up, vi: &str, loss_ppm: u32) {
-    let control = lab.running().fastpath_control().unwrap();
-    let to = Impairment { loss_ppm, ..Impairment::default() };
-    Client::connect(&control).unwrap().impair(&format!("v.{vi}.m"), "v-y", to).unwrap();
+/// From here on the second half of `vi` loses this share of what goes from `a` to `b`, percent. The command for that would
+/// go on to measure what it has done, which takes longer than the reaction.
+fn lose(lab: &Up, vi: &str, percent: u32) {
+    match lab.running().state().dataplanes[1] {
+        Dataplane::Fastpath => {
+            let control = lab.running().fastpath_control().unwrap();
+            let to = Impairment { loss_ppm: percent * 10_000, ..Impairment::default() };
+            Client::connect(&control).unwrap().impair(&format!("v.{vi}.m"), "v-y", to).unwrap();
+        }
+        Dataplane::Kernel => {
+            let (node, loss) = (format!("{vi}/m"), format!("{percent}%"));
+            let netem = ["tc", "qdisc", "replace", "dev", "v-y", "root", "netem", "loss", &loss];
+            run(vilab().args(["exec", "-l", lab.name(), &node]).args(netem));
+        }
+    }
 }
 
 fn attack(lab: &Up, vi: &str) {
-    lose(lab, vi, 1_000_000);
+    lose(lab, vi, 100);
 }
 
 fn relieve(lab: &Up, vi: &str) {
@@ -111,169 +120,206 @@ fn near(found: u64, expected: u64) -> bool {
 
 #[test]
 fn a_third_is_lost_until_the_reaction_and_nothing_after_it() {
-    if !can("netns") {
-        return;
+    for dataplane in dataplanes() {
+        let lab = Up::new(&format!("dynabone-packet-{dataplane}"), &lab("spread: packet"), dataplane);
+        until_well(&lab, [true; 3]);
+        let all = shares(&lab, 300);
+        assert!(all.iter().all(|share| near(*share, 100)), "100 each of 300: {all:?}");
+        attack(&lab, "in2");
+        let before = ping(&lab, 300);
+        let reaction = until_well(&lab, [true, false, true]);
+        let after = ping(&lab, 300);
+        println!("of 300: {before} before the reaction, {after} after it; {reaction:?} after the first ping");
+        assert!(near(before.into(), 200), "{before} of 300");
+        assert_eq!(after, 300);
+        let two = shares(&lab, 300);
+        assert!(near(two[0], 150) && two[1] == 0 && near(two[2], 150), "150, 0, 150: {two:?}");
+        relieve(&lab, "in2");
+        until_well(&lab, [true; 3]);
+        let back = shares(&lab, 300);
+        assert!(back.iter().all(|share| near(*share, 100)), "100 each again: {back:?}");
+        assert!(counts(&lab, "lost")[1] >= 5);
     }
-    let lab = Up::new("dynabone-packet", &lab("spread: packet"), "auto");
-    until_well(&lab, [true; 3]);
-    let all = shares(&lab, 300);
-    assert!(all.iter().all(|share| near(*share, 100)), "100 each of 300: {all:?}");
-    attack(&lab, "in2");
-    let before = ping(&lab, 300);
-    let reaction = until_well(&lab, [true, false, true]);
-    let after = ping(&lab, 300);
-    println!("of 300: {before} before the reaction, {after} after it; {reaction:?} after the first ping");
-    assert!(near(before.into(), 200), "{before} of 300");
-    assert_eq!(after, 300);
-    let two = shares(&lab, 300);
-    assert!(near(two[0], 150) && two[1] == 0 && near(two[2], 150), "150, 0, 150: {two:?}");
-    relieve(&lab, "in2");
-    until_well(&lab, [true; 3]);
-    let back = shares(&lab, 300);
-    assert!(back.iter().all(|share| near(*share, 100)), "100 each again: {back:?}");
-    assert!(counts(&lab, "lost")[1] >= 5);
 }
 
 #[test]
 fn copies_lose_nothing_even_before_the_reaction() {
-    if !can("netns") {
-        return;
+    for dataplane in dataplanes() {
+        let lab = Up::new(&format!("dynabone-copies-{dataplane}"), &lab("spread: duplicate"), dataplane);
+        until_well(&lab, [true; 3]);
+        // Three of each request arrive, and three of the answer to each; ping ends with the first answers to all.
+        let paced = ["-c50", "-i0.02"];
+        let (answered, duplicates) = answers(&lab, &paced);
+        assert!(answered == 50 && (45 * 8..=50 * 8).contains(&duplicates), "{answered} and {duplicates}");
+        attack(&lab, "in1");
+        attack(&lab, "in3");
+        assert_eq!(ping(&lab, 50), 50);
+        until_well(&lab, [false, true, false]);
+        assert_eq!(answers(&lab, &paced), (50, 0), "one is left, and makes no copies");
     }
-    let lab = Up::new("dynabone-copies", &lab("spread: duplicate"), "fastpath");
-    until_well(&lab, [true; 3]);
-    // Three of each request arrive, and three of the answer to each; ping ends with the first answers to all.
-    let paced = ["-c50", "-i0.02"];
-    let (answered, duplicates) = answers(&lab, &paced);
-    assert!(answered == 50 && (45 * 8..=50 * 8).contains(&duplicates), "{answered} and {duplicates}");
-    attack(&lab, "in1");
-    attack(&lab, "in3");
-    assert_eq!(ping(&lab, 50), 50);
-    until_well(&lab, [false, true, false]);
-    assert_eq!(answers(&lab, &paced), (50, 0), "one is left, and makes no copies");
 }
 
 #[test]
 fn a_flow_keeps_to_one_underlay_and_leaves_it_when_that_is_attacked() {
-    if !can("netns") {
-        return;
+    for dataplane in dataplanes() {
+        let lab = Up::new(&format!("dynabone-flow-{dataplane}"), &lab("spread: flow"), dataplane);
+        until_well(&lab, [true; 3]);
+        let mut all = shares(&lab, 300);
+        let first = all.iter().position(|n| *n > 0).unwrap();
+        assert_eq!((all[first], all.iter().sum::<u64>()), (300, 300), "one flow, one way: {all:?}");
+        let name = format!("in{}", first + 1);
+        attack(&lab, &name);
+        until_well(&lab, [0, 1, 2].map(|i| i != first));
+        all = shares(&lab, 300);
+        assert_eq!((all[first], all.iter().sum::<u64>()), (0, 300), "another way: {all:?}");
+        relieve(&lab, &name);
+        until_well(&lab, [true; 3]);
+        assert_eq!(shares(&lab, 300)[first], 300, "and back");
     }
-    let lab = Up::new("dynabone-flow", &lab("spread: flow"), "fastpath");
-    until_well(&lab, [true; 3]);
-    let mut all = shares(&lab, 300);
-    let first = all.iter().position(|n| *n > 0).unwrap();
-    assert_eq!((all[first], all.iter().sum::<u64>()), (300, 300), "one flow, one way: {all:?}");
-    let name = format!("in{}", first + 1);
-    attack(&lab, &name);
-    until_well(&lab, [0, 1, 2].map(|i| i != first));
-    all = shares(&lab, 300);
-    assert_eq!((all[first], all.iter().sum::<u64>()), (0, 300), "another way: {all:?}");
-    relieve(&lab, &name);
-    until_well(&lab, [true; 3]);
-    assert_eq!(shares(&lab, 300)[first], 300, "and back");
 }
 
 #[test]
 fn weights_change_while_packets_flow() {
-    if !can("netns") {
-        return;
+    for dataplane in dataplanes() {
+        let lab = Up::new(
+            &format!("dynabone-weights-{dataplane}"),
+            &lab("spread: packet, security: aes256-gcm"),
+            dataplane,
+        );
+        until_well(&lab, [true; 3]);
+        assert!(shares(&lab, 300).iter().all(|share| near(*share, 100)));
+        let apply = |text: &str| {
+            let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+            std::fs::write(file.path(), text.replace("name: dynabone", &format!("name: {}", lab.name())))
+                .unwrap();
+            vilab().arg("apply").arg(file.path()).output().unwrap()
+        };
+        let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+        let weighted = self::lab("spread: packet, weights: [1, 1, 4], security: aes256-gcm");
+        let changed = apply(&weighted);
+        assert!(changed.status.success(), "{}", said(&changed));
+        assert!(
+            said(&changed).contains("~ link top/a--b: spread packet over in1:1 in2:1 in3:1 -> "),
+            "{}",
+            said(&changed)
+        );
+        let shares = shares(&lab, 300);
+        assert!(shares.iter().zip([50, 50, 200]).all(|(n, is)| near(*n, is)), "50, 50, 200: {shares:?}");
+        assert!(counts(&lab, "sent")[0] >= 100, "strands that stay go on counting");
+        let fewer =
+            weighted.replace("over: [in1, in2, in3]", "over: [in1, in3]").replace("[1, 1, 4]", "[1, 1]");
+        let changed = apply(&fewer);
+        assert!(changed.status.success(), "{}", said(&changed));
+        assert_eq!(strands(&lab).len(), 2);
+        assert_eq!(ping(&lab, 300), 300);
+        let refused = apply(
+            &fewer
+                .replace("over: [in1, in3]", "over: in1")
+                .replace(", weights: [1, 1]", "")
+                .replace("spread: packet, ", ""),
+        );
+        assert!(!refused.status.success());
+        assert!(said(&refused).contains("VI top rides on in1, in3; to ride on in1"), "{}", said(&refused));
     }
-    let lab = Up::new("dynabone-weights", &lab("spread: packet, security: aes256-gcm"), "fastpath");
-    until_well(&lab, [true; 3]);
-    assert!(shares(&lab, 300).iter().all(|share| near(*share, 100)));
-    let apply = |text: &str| {
-        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-        std::fs::write(file.path(), text.replace("name: dynabone", &format!("name: {}", lab.name())))
-            .unwrap();
-        vilab().arg("apply").arg(file.path()).output().unwrap()
-    };
-    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
-    let weighted = self::lab("spread: packet, weights: [1, 1, 4], security: aes256-gcm");
-    let changed = apply(&weighted);
-    assert!(changed.status.success(), "{}", said(&changed));
-    assert!(
-        said(&changed).contains("~ link top/a--b: spread packet over in1:1 in2:1 in3:1 -> "),
-        "{}",
-        said(&changed)
-    );
-    let shares = shares(&lab, 300);
-    assert!(shares.iter().zip([50, 50, 200]).all(|(n, is)| near(*n, is)), "50, 50, 200: {shares:?}");
-    assert!(counts(&lab, "sent")[0] >= 100, "strands that stay go on counting");
-    let fewer = weighted.replace("over: [in1, in2, in3]", "over: [in1, in3]").replace("[1, 1, 4]", "[1, 1]");
-    let changed = apply(&fewer);
-    assert!(changed.status.success(), "{}", said(&changed));
-    assert_eq!(strands(&lab).len(), 2);
-    assert_eq!(ping(&lab, 300), 300);
-    let refused = apply(
-        &fewer
-            .replace("over: [in1, in3]", "over: in1")
-            .replace(", weights: [1, 1]", "")
-            .replace("spread: packet, ", ""),
-    );
-    assert!(!refused.status.success());
-    assert!(said(&refused).contains("VI top rides on in1, in3; to ride on in1"), "{}", said(&refused));
 }
 
 #[test]
 fn a_link_that_is_set_down_is_down_by_every_way_and_one_below_by_its_own() {
-    if !can("netns") {
-        return;
+    for dataplane in dataplanes() {
+        let lab = Up::new(&format!("dynabone-down-{dataplane}"), &lab("spread: packet"), dataplane);
+        until_well(&lab, [true; 3]);
+        run(vilab().args(["link", "down", "-l", lab.name(), "top/a--b"]));
+        let mut command = vilab();
+        command.args(["exec", "-l", lab.name(), "top/a", "ping", "-c1", "-W1", "b"]);
+        assert!(!command.output().unwrap().status.success());
+        run(vilab().args(["link", "up", "-l", lab.name(), "top/a--b"]));
+        until_well(&lab, [true; 3]);
+        assert_eq!(ping(&lab, 100), 100);
+        run(vilab().args(["link", "down", "-l", lab.name(), "in1/x--m"]));
+        until_well(&lab, [false, true, true]);
+        assert_eq!(ping(&lab, 100), 100);
+        run(vilab().args(["link", "up", "-l", lab.name(), "in1/x--m"]));
+        until_well(&lab, [true; 3]);
     }
-    let lab = Up::new("dynabone-down", &lab("spread: packet"), "fastpath");
-    until_well(&lab, [true; 3]);
-    run(vilab().args(["link", "down", "-l", lab.name(), "top/a--b"]));
-    let mut command = vilab();
-    command.args(["exec", "-l", lab.name(), "top/a", "ping", "-c1", "-W1", "b"]);
-    assert!(!command.output().unwrap().status.success());
-    run(vilab().args(["link", "up", "-l", lab.name(), "top/a--b"]));
-    until_well(&lab, [true; 3]);
-    assert_eq!(ping(&lab, 100), 100);
-    run(vilab().args(["link", "down", "-l", lab.name(), "in1/x--m"]));
-    until_well(&lab, [false, true, true]);
-    assert_eq!(ping(&lab, 100), 100);
-    run(vilab().args(["link", "up", "-l", lab.name(), "in1/x--m"]));
-    until_well(&lab, [true; 3]);
 }
 
 /// As many as DynaBone was shown with.
 #[test]
 fn fifty_underlays() {
-    if !can("netns") {
-        return;
-    }
-    let mut text = "name: dynabone\nbase: {links: [X -- M -- Y]}\nvis:\n".to_owned();
-    for i in 0..50 {
-        let security = if i % 2 == 0 { "none" } else { "aes128-gcm" };
-        let nodes = "nodes: {x: X, m: {at: M, role: router}, y: Y}, links: [x -- m -- y]";
-        text += &format!("  in{i}: {{{nodes}, security: {security}}}\n");
-    }
-    let names: Vec<String> = (0..50).map(|i| format!("in{i}")).collect();
-    text += &format!("  top:\n    over: [{}]\n", names.join(", "));
-    text += "    nodes: {a: x, b: y}\n    links: [{link: a -- b, spread: packet}]\n";
-    let lab = Up::new("dynabone-fifty", &text, "fastpath");
-    let shares = shares(&lab, 300);
-    assert!(shares.iter().all(|share| *share == 6), "6 each: {shares:?}");
-    attack(&lab, "in7");
-    assert!(near(ping(&lab, 300).into(), 294));
-    let start = Instant::now();
-    while ping(&lab, 300) < 300 {
-        assert!(start.elapsed() < LONG, "in7 is used still");
+    for dataplane in dataplanes() {
+        let mut text = "name: dynabone\nbase: {links: [X -- M -- Y]}\nvis:\n".to_owned();
+        for i in 0..50 {
+            let security = if i % 2 == 0 { "none" } else { "aes128-gcm" };
+            let nodes = "nodes: {x: X, m: {at: M, role: router}, y: Y}, links: [x -- m -- y]";
+            text += &format!("  in{i}: {{{nodes}, security: {security}}}\n");
+        }
+        let names: Vec<String> = (0..50).map(|i| format!("in{i}")).collect();
+        text += &format!("  top:\n    over: [{}]\n", names.join(", "));
+        text += "    nodes: {a: x, b: y}\n    links: [{link: a -- b, spread: packet}]\n";
+        let lab = Up::new(&format!("dynabone-fifty-{dataplane}"), &text, dataplane);
+        let shares = shares(&lab, 300);
+        assert!(shares.iter().all(|share| *share == 6), "6 each: {shares:?}");
+        attack(&lab, "in7");
+        assert!(near(ping(&lab, 300).into(), 294));
+        let start = Instant::now();
+        while ping(&lab, 300) < 300 {
+            assert!(start.elapsed() < LONG, "in7 is used still");
+        }
     }
 }
 
+/// One end in the kernel, one on the fast path: each spreads and watches by itself, and understands the other's probes.
 #[test]
-fn the_kernel_refuses_before_anything_is_created() {
-    if !can("netns") {
+fn ends_on_different_dataplanes_are_ends_of_one_link() {
+    if !can("netns") || !can("kernel") {
         return;
     }
-    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    std::fs::write(file.path(), lab("spread: packet").replace("name: dynabone", "name: dynabone-kernel"))
-        .unwrap();
-    for options in [&["up", "--dataplane", "kernel"][..], &["plan", "--dataplane", "kernel"]] {
-        let refused = vilab().args(options).arg(file.path()).output().unwrap();
-        assert_eq!(refused.status.code(), Some(2));
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        // A kernel without ipip could not even carry the VIs below.
-        assert!(said.contains("`dataplane: kernel`"), "{said}");
+    for spread in ["spread: packet", "spread: packet, security: aes128-gcm"] {
+        let text = lab(spread)
+            .replace("base: {", "base: {nodes: {X: {dataplane: kernel}, Y: {dataplane: fastpath}}, ");
+        let lab = Up::new("dynabone-mixed", &text, "kernel");
+        until_well(&lab, [true; 3]);
+        let all = shares(&lab, 300);
+        assert!(all.iter().all(|share| near(*share, 100)), "100 each of 300: {all:?}");
+        attack(&lab, "in3");
+        until_well(&lab, [true, true, false]);
+        assert_eq!(ping(&lab, 300), 300);
+        relieve(&lab, "in3");
+        until_well(&lab, [true; 3]);
     }
-    assert!(!run(vilab().arg("status")).contains("dynabone-kernel"));
+}
+
+/// What judges strands is started anew, forgets what it knew, and finds it out again. In the kernel packets flow meanwhile.
+#[test]
+fn what_judges_strands_may_be_killed() {
+    for dataplane in dataplanes() {
+        let lab = Up::new(&format!("dynabone-killed-{dataplane}"), &lab("spread: packet"), dataplane);
+        until_well(&lab, [true; 3]);
+        attack(&lab, "in2");
+        until_well(&lab, [true, false, true]);
+        let name = if dataplane == "kernel" { "vilab-strands" } else { "vilab-fastpath" };
+        let kill = format!("kill -9 $(grep -lx {name} /proc/[0-9]*/comm | cut -d/ -f3)");
+        run(vilab().args(["exec", "-l", lab.name(), "base/X", "sh", "-c", &kill]));
+        let service = if dataplane == "kernel" { "strands" } else { "fastpath" };
+        let start = Instant::now();
+        while !restarted(&lab, service) {
+            assert!(start.elapsed() < LONG, "{service} is not started anew");
+            assert!(dataplane != "kernel" || ping(&lab, 20) == 20, "the rules go on without it");
+        }
+        if dataplane == "fastpath" {
+            // A new engine knows of no impairment that nobody wrote down.
+            attack(&lab, "in2");
+        }
+        until_well(&lab, [true, false, true]);
+        assert_eq!(ping(&lab, 300), 300);
+        relieve(&lab, "in2");
+        until_well(&lab, [true; 3]);
+    }
+}
+
+fn restarted(lab: &Up, service: &str) -> bool {
+    let status: Value = serde_json::from_str(&run(vilab().args(["status", lab.name(), "--json"]))).unwrap();
+    let services = status["services"].as_array().unwrap();
+    let of = services.iter().find(|s| s["name"] == service).unwrap();
+    of["restarts"].as_u64() > Some(0) && of["state"] == "running"
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What each module may import of the crate. A module that is not here may not exist.
-const ALLOWED: [(&str, &[&str]); 21] = [
+const ALLOWED: [(&str, &[&str]); 22] = [
     ("error", &["spec"]),
     ("spec", &["error", "model", "spec"]),
     ("expand", &["expand", "model", "spec"]),
@@ -13,7 +13,19 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ("names", &["error", "lab", "model", "names", "sys"]),
     (
         "plan",
-        &["error", "fastpath", "isis", "model", "names", "packet", "plan", "recursion", "routing", "shape"],
+        &[
+            "error",
+            "fastpath",
+            "isis",
+            "model",
+            "names",
+            "packet",
+            "plan",
+            "recursion",
+            "routing",
+            "shape",
+            "strands",
+        ],
     ),
     ("packet", &["packet"]),
     ("shape", &["model", "shape"]),
@@ -24,6 +36,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ("apply", &["apply", "error", "lab", "netlink", "plan", "process", "sys"]),
     ("fastpath", &["error", "fastpath", "lab", "model", "netlink", "packet", "shape", "sys"]),
     ("isis", &["error", "lab", "packet", "sys"]),
+    ("strands", &["error", "fastpath", "lab", "model", "netlink", "packet", "process", "sys"]),
     (
         "lab",
         &[
@@ -40,6 +53,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
             "recursion",
             "routing",
             "spec",
+            "strands",
             "sys",
         ],
     ),

@@ -15,6 +15,7 @@ const MACHINE: Machine = Machine {
     tun: true,
     netem: true,
     redirect: true,
+    spread: true,
     esp: true,
     frr: None,
     one_user: false,

@@ -139,6 +139,8 @@ pub fn place(ns: &str) -> String {
         format!("base/{node}")
     } else if let Some(node) = ns.strip_prefix("l.") {
         format!("the link layer of base/{node}")
+    } else if let Some((vi, node)) = ns.strip_prefix("s.").and_then(|rest| rest.split_once('.')) {
+        format!("the strands of {vi}/{node}")
     } else if let Some((vi, node)) = ns.strip_prefix("v.").and_then(|rest| rest.split_once('.')) {
         format!("{vi}/{node}")
     } else {

@@ -18,6 +18,7 @@ use crate::lab::{self, Running, State};
 use crate::model::{self, DataplaneChoice, Difference, Lab, Network};
 use crate::plan::{self, Change, Plan, View};
 use crate::routing::Faults;
+use crate::strands;
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  vilab apply lab.yaml\n  vilab apply --dry-run lab.yaml\n\n\
@@ -114,6 +115,8 @@ impl Work {
                 || replaces_devices(&change, &plan),
             isis: built.isis != plan.isis || (again && plan.isis.is_some()),
             routers: built.routers != plan.routers || (again && plan.routers.is_some()),
+            strands: built.strands != plan.strands
+                || plan.strands.as_ref().is_some_and(|s| again || makes_strands(&change, s)),
             services: again || services.iter().any(|names| !names.is_empty()),
             views: views(&built, unfinished.as_ref(), &plan),
             before: reconfigured(&built, &plan),
@@ -180,7 +183,7 @@ impl Work {
         let job = &self.job;
         let same =
             job.change.is_empty() && !job.fastpath && !job.isis && !job.services && job.views.is_empty();
-        let same = same && !job.routers;
+        let same = same && !job.routers && !job.strands;
         same && !self.unfinished && self.same_words()
     }
 
@@ -326,6 +329,12 @@ fn services(built: &Plan, unfinished: Option<&Plan>, new: &Plan) -> [Vec<String>
 }
 
 /// Whether a device that the fast path impairs from outside is made anew.
+/// Whether something comes in the namespaces of strands, so that what watches them has to look again.
+fn makes_strands(change: &Change, strands: &strands::Config) -> bool {
+    let touched = change.touched();
+    strands.ends.iter().any(|end| touched.contains(&end.netns))
+}
+
 fn replaces_devices(change: &Change, plan: &Plan) -> bool {
     let touched = change.touched();
     let shaped = plan.fastpath.iter().flat_map(|config| &config.devices);

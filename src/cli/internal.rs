@@ -32,6 +32,9 @@ pub(super) enum Command {
     /// The emulated routers of a lab: started by its init
     #[command(name = lab::init::ROUTERS, hide = true)]
     Routers { dir: PathBuf },
+    /// The strands of links over parallel underlays: started by a lab's init
+    #[command(name = lab::init::STRANDS, hide = true)]
+    Strands { dir: PathBuf },
     /// Makes namespaces of a user who owns a VI: started by init
     #[command(name = lab::owner::MAKER, hide = true)]
     Owner { uid: u32, gid: u32 },
@@ -52,6 +55,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Names { dir } => lab::engine::answer(&dir)?,
         Command::Isis { dir } => lab::isis::run(&dir)?,
         Command::Routers { dir } => lab::recursion::run(&dir)?,
+        Command::Strands { dir } => lab::strands::run(&dir)?,
         Command::Owner { uid, gid } => lab::owner::run(uid, gid)?,
         Command::Probe { what } => machine::probe(what)?,
         Command::Tester { lab } => test::measure(&lab)?,

@@ -38,7 +38,16 @@ pub(super) fn verify(
     let rib = Rib::compute(&state.lab);
     let dataplanes = &state.dataplanes;
     let netem = state.netem;
-    let context = Context { lab: &state.lab, rib: &rib, namespaces, dataplanes, netem, fastpath_control };
+    let context = Context {
+        lab: &state.lab,
+        rib: &rib,
+        namespaces,
+        dataplanes,
+        netem,
+        fastpath_control,
+        // Nothing that is verified is known to what watches strands alone.
+        strands_control: None,
+    };
     let mut report = |stage: &str, done, total| progress(&Progress { stage: stage.into(), done, total });
     let start = Instant::now();
     let patience = patience.unwrap_or_else(|| observe::patience(&state.lab));
@@ -92,5 +101,6 @@ pub(super) fn with_context<T>(lab: &Running, f: impl FnOnce(&Context<'_>) -> T) 
         dataplanes: &state.dataplanes,
         netem: state.netem,
         fastpath_control: lab.fastpath_control(),
+        strands_control: lab.strands_control(),
     })
 }

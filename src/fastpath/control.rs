@@ -84,7 +84,8 @@ pub fn line<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A connection to a running engine.
+/// A connection to a running engine, or to what watches strands of the kernel's ([`crate::strands`]), which answers
+/// [`Request::Strands`] and [`Request::Reload`] alike.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
@@ -94,7 +95,7 @@ impl Client {
     /// # Errors
     /// If no engine listens at `path`.
     pub fn connect(path: &Path) -> Result<Self> {
-        let what = || format!("cannot reach the fast path at {}", path.display());
+        let what = || format!("cannot reach the dataplane at {}", path.display());
         let stream = UnixStream::connect(path).doing(Kind::Environment, what)?;
         stream.set_read_timeout(Some(PATIENCE)).doing(Kind::Environment, what)?;
         stream.set_write_timeout(Some(PATIENCE)).doing(Kind::Environment, what)?;
@@ -166,7 +167,7 @@ impl Client {
     }
 
     fn ask(&mut self, request: &Request) -> Result<Reply> {
-        self.exchange(request).doing(Kind::Environment, || "the fast path does not answer".to_owned())
+        self.exchange(request).doing(Kind::Environment, || "the dataplane does not answer".to_owned())
     }
 
     fn exchange(&mut self, request: &Request) -> io::Result<Reply> {
@@ -184,7 +185,7 @@ fn refused(reply: &Reply) -> Error {
         Reply::Refused(why) => why.clone(),
         Reply::Counters(_) | Reply::Strands(_) | Reply::Done => "an answer to another question".to_owned(),
     };
-    Error::usage("the fast path refused").because(why)
+    Error::usage("the dataplane refused").because(why)
 }
 
 #[cfg(test)]

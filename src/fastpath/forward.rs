@@ -695,7 +695,10 @@ fn interface(config: &Config, index: usize) -> Interface {
         reassembler: Reassembler::default(),
         device: Device { up: false, mtu: this.mtu as usize },
         shaper: shaper_for(this.impair),
-        bundle: this.bundle.as_ref().map(|bundle| Box::new(Bundle::new(this, bundle))),
+        bundle: this.bundle.as_ref().map(|bundle| {
+            let underlays = bundle.strands.iter().map(|s| (s.underlay.as_str(), s.weight));
+            Box::new(Bundle::new(bundle.spread, (this.local, this.remote), underlays))
+        }),
         of: None,
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! [`forward`] decides, without I/O; [`fib`] is what the kernel's routes say; [`engine`] moves the packets;
 //! [`control`] reads counters, switches the strong-host rule and changes impairments; `shaped` impairs devices of the
-//! kernel; `fragments` cuts link packets and puts them together; `spread` and [`health`] are about links over parallel
+//! kernel; `fragments` cuts link packets and puts them together; [`spread`] and [`health`] are about links over parallel
 //! underlays.
 
 mod answer;
@@ -21,7 +21,7 @@ pub mod frame;
 pub mod health;
 mod protection;
 mod shaped;
-mod spread;
+pub mod spread;
 
 pub use config::Config;
 pub use counters::{Count, Counters, Reason};

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::config;
 use super::health::Health;
 use crate::model::Spread;
 use crate::packet::icmp::{self, IcmpRepr};
@@ -19,10 +18,10 @@ use crate::packet::{Ipv4Repr, Ipv4View, ipv4};
 /// Between two probes of a strand.
 pub const PROBE_EVERY: Duration = Duration::from_millis(200);
 /// What a probe holds: "vi" and the rest.
-const IDENT: u16 = 0x7669;
-const DATA: &[u8] = b"vilab strand";
+pub const IDENT: u16 = 0x7669;
+pub const DATA: &[u8] = b"vilab strand";
 /// Bytes of a probe.
-const PROBE_LEN: usize = ipv4::HEADER_LEN + icmp::HEADER_LEN + DATA.len();
+pub const PROBE_LEN: usize = ipv4::HEADER_LEN + icmp::HEADER_LEN + DATA.len();
 
 /// A strand as `vilab status` shows it. Packets are those of users: probes are counted apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +38,8 @@ pub struct StrandState {
 }
 
 /// The strands of one end of a link.
-#[derive(Debug)]
-pub(super) struct Bundle {
+#[derive(Debug, Clone)]
+pub struct Bundle {
     pub(super) spread: Spread,
     /// Network addresses of this end and the other.
     near: Ipv4Addr,
@@ -48,7 +47,7 @@ pub(super) struct Bundle {
     strands: Vec<Strand>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Strand {
     underlay: String,
     weight: u32,
@@ -61,7 +60,7 @@ struct Strand {
 
 /// What a packet that came by a strand is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arrival {
+pub enum Arrival {
     Packet,
     /// A probe of the other end.
     Probe(u16),
@@ -70,20 +69,27 @@ pub(super) enum Arrival {
 }
 
 impl Bundle {
-    pub(super) fn new(interface: &config::Interface, bundle: &config::Bundle) -> Self {
-        let strand = |s: &config::Strand| Strand {
-            underlay: s.underlay.clone(),
-            weight: s.weight.max(1),
+    /// Between the network addresses `near`, of this end, and `far`; over underlays with their weights. All are well.
+    #[must_use]
+    pub fn new<'a>(
+        spread: Spread,
+        (near, far): (Ipv4Addr, Ipv4Addr),
+        underlays: impl Iterator<Item = (&'a str, u32)>,
+    ) -> Self {
+        let strand = |(underlay, weight): (&str, u32)| Strand {
+            underlay: underlay.to_owned(),
+            weight: weight.max(1),
             credit: 0,
             health: Health::default(),
             sent: 0,
             received: 0,
         };
-        let strands = bundle.strands.iter().map(strand).collect();
-        Self { spread: bundle.spread, near: interface.local, far: interface.remote, strands }
+        Self { spread, near, far, strands: underlays.map(strand).collect() }
     }
 
-    pub(super) fn states(&self) -> Vec<StrandState> {
+    /// How each strand is, in their order.
+    #[must_use]
+    pub fn states(&self) -> Vec<StrandState> {
         let state = |s: &Strand| StrandState {
             underlay: s.underlay.clone(),
             weight: s.weight,
@@ -97,7 +103,7 @@ impl Bundle {
     }
 
     /// Goes on with what is known of the strands of `before` over the same underlays.
-    pub(super) fn inherit(&mut self, before: &Self) {
+    pub fn inherit(&mut self, before: &Self) {
         for strand in &mut self.strands {
             let known = before.strands.iter().find(|s| s.underlay == strand.underlay);
             if let Some(known) = known.filter(|_| (self.near, self.far) == (before.near, before.far)) {
@@ -110,6 +116,25 @@ impl Bundle {
     fn live(&self) -> impl Iterator<Item = usize> + '_ {
         let all = self.strands.iter().all(|s| !s.health.is_well());
         (0..self.strands.len()).filter(move |i| all || self.strands[*i].health.is_well())
+    }
+
+    /// Of each strand, whether packets take it.
+    #[must_use]
+    pub fn used(&self) -> Vec<bool> {
+        (0..self.strands.len()).map(|strand| self.is_live(strand)).collect()
+    }
+
+    /// The strands that packets take one after the other where each takes the next one, until it begins anew: in each round
+    /// the shares are exact.
+    #[must_use]
+    pub fn round(&self) -> Vec<usize> {
+        let mut fresh = self.clone();
+        let shared = self.live().fold(0, |shared, i| gcd(shared, self.strands[i].weight)).max(1);
+        for strand in &mut fresh.strands {
+            (strand.weight, strand.credit) = (strand.weight / shared, 0);
+        }
+        let total: u32 = self.live().map(|i| fresh.strands[i].weight).sum();
+        (0..total).map(|_| fresh.next()).collect()
     }
 
     fn is_live(&self, strand: usize) -> bool {
@@ -178,18 +203,20 @@ impl Bundle {
         0
     }
 
-    /// The next probe of a strand, a whole packet of the network.
-    pub(super) fn probe(&mut self, strand: usize, id: u16) -> Vec<u8> {
+    /// The next probe of a strand, a whole packet of the network with this identification.
+    pub fn probe(&mut self, strand: usize, id: u16) -> Vec<u8> {
         let seq = self.change(strand, Health::probe);
         self.emit(&IcmpRepr::EchoRequest { ident: IDENT, seq, data: DATA }, id)
     }
 
     /// The answer to a probe of the other end.
-    pub(super) fn answer(&self, seq: u16, id: u16) -> Vec<u8> {
+    #[must_use]
+    pub fn answer(&self, seq: u16, id: u16) -> Vec<u8> {
         self.emit(&IcmpRepr::EchoReply { ident: IDENT, seq, data: DATA }, id)
     }
 
-    pub(super) fn heard(&mut self, strand: usize, seq: u16) {
+    /// A probe of this end has been answered.
+    pub fn heard(&mut self, strand: usize, seq: u16) {
         self.change(strand, |health| health.heard(seq));
     }
 
@@ -215,7 +242,9 @@ impl Bundle {
         arrival
     }
 
-    fn read(&self, packet: &Ipv4View<'_>) -> Option<Arrival> {
+    /// What a packet is; none where it is a user's.
+    #[must_use]
+    pub fn read(&self, packet: &Ipv4View<'_>) -> Option<Arrival> {
         let ours = packet.protocol() == ipv4::ICMP
             && usize::from(packet.total_len()) == PROBE_LEN
             && (packet.src(), packet.dst()) == (self.far, self.near)
@@ -229,6 +258,10 @@ impl Bundle {
             | IcmpRepr::DestUnreachable { .. } => None,
         }
     }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A number that all packets of a flow share: of addresses and protocol, and of ports where they can be seen. Tunnels are
@@ -270,16 +303,9 @@ mod tests {
     const FAR: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 
     fn bundle(spread: Spread, weights: &[u32]) -> Bundle {
-        let strand = |(i, weight): (usize, &u32)| Strand {
-            underlay: format!("in{i}"),
-            weight: *weight,
-            credit: 0,
-            health: Health::default(),
-            sent: 0,
-            received: 0,
-        };
-        let strands = weights.iter().enumerate().map(strand).collect();
-        Bundle { spread, near: NEAR, far: FAR, strands }
+        let names: Vec<String> = (0..weights.len()).map(|i| format!("in{i}")).collect();
+        let underlays = names.iter().map(String::as_str).zip(weights.iter().copied());
+        Bundle::new(spread, (NEAR, FAR), underlays)
     }
 
     fn packet(protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -400,6 +426,16 @@ mod tests {
         mend(&mut bundle, 1);
         (0..300).for_each(|_| send(&mut bundle, &[]));
         assert_eq!(sent(&bundle), [250, 100, 250]);
+    }
+
+    #[test]
+    fn a_round_has_the_shares_of_the_strands_that_are_used() {
+        let mut bundle = bundle(Spread::Packet, &[2, 4, 2]);
+        assert_eq!(bundle.round(), [1, 0, 2, 1]);
+        let _ = bundle.choose(&[], 0);
+        assert_eq!(bundle.round(), [1, 0, 2, 1], "whatever is owed");
+        break_strand(&mut bundle, 1);
+        assert_eq!((bundle.round(), bundle.used()), (vec![0, 2], vec![true, false, true]));
     }
 
     #[test]

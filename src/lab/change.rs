@@ -63,6 +63,8 @@ pub struct Job {
     pub isis: bool,
     /// What serves emulated routers differs.
     pub routers: bool,
+    /// What watches strands differs, or what it watches.
+    pub strands: bool,
     /// Namespaces with another view than before.
     pub views: Vec<String>,
     /// Files of FRR as they were, by namespace and path, of daemons that go on with others.
@@ -324,6 +326,16 @@ fn restart_own(dir: &Path, job: &Job) -> Result<()> {
         let ran = file.exists();
         write(&file, &job.plan.routers.clone().unwrap_or_default()).doing(Kind::Environment, noting)?;
         if ran { restart(init::EMULATED.name)? } else { pid_one(dir)?.tell(&control::Request::Routers)? }
+    }
+    if job.strands {
+        let file = super::strands::config_file(dir);
+        let ran = file.exists();
+        write(&file, &job.plan.strands.clone().unwrap_or_default()).doing(Kind::Environment, noting)?;
+        if ran {
+            engine::Client::connect(&super::strands_socket(dir))?.reload(&file)?;
+        } else {
+            pid_one(dir)?.tell(&control::Request::Strands)?;
+        }
     }
     let names = names::Config::of(&job.state.lab);
     let file = super::engine::names_file(dir);

@@ -15,6 +15,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::course::{Exit, State};
@@ -56,6 +57,8 @@ pub enum Request {
     Adapter,
     /// Starts what serves emulated routers where none runs.
     Routers,
+    /// Starts what watches strands where none runs.
+    Strands,
     /// Lets owners of VIs in.
     Door,
 }
@@ -87,9 +90,9 @@ pub struct Status {
     pub log: String,
 }
 
-/// Init's side: a listener and the clients that are connected.
+/// The side that is asked: a listener and the clients that are connected. It serves init, and others that are asked so.
 #[derive(Debug)]
-pub(super) struct Server {
+pub struct Server {
     listener: UnixListener,
     clients: BTreeMap<u64, Conversation>,
     next: u64,
@@ -102,18 +105,25 @@ struct Conversation {
 }
 
 impl Server {
-    pub(super) fn bind(path: &Path) -> io::Result<Self> {
+    /// # Errors
+    /// If it cannot listen at `path`.
+    pub fn bind(path: &Path) -> io::Result<Self> {
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         Ok(Self { listener, clients: BTreeMap::new(), next: 0 })
     }
 
-    pub(super) fn listener(&self) -> BorrowedFd<'_> {
+    /// Readable when somebody connects.
+    #[must_use]
+    pub fn listener(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 
     /// The number of a client that has just connected, and what to poll for its requests.
-    pub(super) fn accept(&mut self) -> io::Result<Option<(u64, BorrowedFd<'_>)>> {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn accept(&mut self) -> io::Result<Option<(u64, BorrowedFd<'_>)>> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
@@ -127,7 +137,7 @@ impl Server {
     }
 
     /// What a client asks, each request or why it is none. A client that has gone is forgotten.
-    pub(super) fn hear(&mut self, id: u64) -> Vec<std::result::Result<Request, String>> {
+    pub fn hear<Q: DeserializeOwned>(&mut self, id: u64) -> Vec<std::result::Result<Q, String>> {
         let Some(client) = self.clients.get_mut(&id) else { return Vec::new() };
         let stays = client.read() && client.heard.len() <= LONGEST;
         let requests = client.requests();
@@ -138,7 +148,7 @@ impl Server {
     }
 
     /// Answers a client. One that does not read its answers is forgotten.
-    pub(super) fn answer(&mut self, id: u64, reply: &Reply) {
+    pub fn answer(&mut self, id: u64, reply: &impl Serialize) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let sent = line(reply).and_then(|bytes| client.write(&bytes));
         if sent.is_err() {
@@ -170,7 +180,7 @@ impl Conversation {
     }
 
     /// Takes the whole lines.
-    fn requests(&mut self) -> Vec<std::result::Result<Request, String>> {
+    fn requests<Q: DeserializeOwned>(&mut self) -> Vec<std::result::Result<Q, String>> {
         let whole = self.heard.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         let lines: Vec<u8> = self.heard.drain(..whole).collect();
         let lines = lines.split(|b| *b == b'\n').filter(|l| !l.is_empty());
@@ -268,13 +278,13 @@ mod tests {
         let mut client = UnixStream::connect(&path).unwrap();
         let (id, _) = server.accept().unwrap().unwrap();
         client.write_all(b"{\"request\":\"serv").unwrap();
-        assert!(server.hear(id).is_empty());
+        assert!(server.hear::<Request>(id).is_empty());
         client.write_all(b"ices\"}\nwhat\n").unwrap();
         let heard = server.hear(id);
         assert_eq!(heard[0], Ok(Request::Services));
         assert!(heard[1].is_err());
         drop(client);
-        assert!(server.hear(id).is_empty());
+        assert!(server.hear::<Request>(id).is_empty());
         server.answer(id, &Reply::Done);
         assert!(server.clients.is_empty());
     }

@@ -26,21 +26,30 @@ pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
 pub(super) const PLAN: &str = "plan.json";
 /// What files on their way to their names are called, behind these.
 pub(super) const HALF: &str = ".half";
-const HALVES: [&str; 5] =
-    ["plan.json.half", "plan.json.new.half", "names.json.half", "isis.json.half", "routers.json.half"];
+const HALVES: [&str; 6] = [
+    "plan.json.half",
+    "plan.json.new.half",
+    "names.json.half",
+    "isis.json.half",
+    "routers.json.half",
+    "strands.json.half",
+];
 pub(super) const PLAN_UNFINISHED: &str = "plan.json.new";
 pub(super) const LOG: &str = "log";
 pub(super) const FASTPATH: &str = "fastpath.json";
 pub(super) const NAMES: &str = "names.json";
 pub(super) const ISIS: &str = "isis.json";
 pub(super) const ROUTERS: &str = "routers.json";
+pub(super) const STRANDS: &str = "strands.json";
 pub(super) const FASTPATH_UNFINISHED: &str = "fastpath.json.new";
 pub(super) const CONTROL: &str = "fastpath.sock";
+/// Where the process that watches strands listens.
+pub(super) const WATCH: &str = "strands.sock";
 /// What the socket is called by which owners of VIs enter their nodes, behind the name of the lab, which has no dot.
 pub(super) const DOOR: &str = "sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 14] = [
+const FILES: [&str; 16] = [
     STATE,
     STATE_UNFINISHED,
     FAULTS,
@@ -51,7 +60,9 @@ const FILES: [&str; 14] = [
     NAMES,
     ISIS,
     ROUTERS,
+    STRANDS,
     CONTROL,
+    WATCH,
     INIT,
     PLAN,
     PLAN_UNFINISHED,

@@ -38,6 +38,8 @@ pub const ANSWERS: &str = "lab-names";
 pub const ISIS: &str = "lab-isis";
 /// The subcommand under which [`super::recursion::run`] is started.
 pub const ROUTERS: &str = "lab-routers";
+/// The subcommand under which [`super::strands::run`] is started.
+pub const STRANDS: &str = "lab-strands";
 
 /// One of the lab's own processes: its name as a service, in words, and its subcommand.
 pub(super) struct Own {
@@ -50,6 +52,7 @@ pub(super) const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subc
 pub(super) const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
 pub(super) const ADAPTER: Own = Own { name: "isis", what: "IS-IS adapter", subcommand: ISIS };
 pub(super) const EMULATED: Own = Own { name: "routers", what: "emulated routers", subcommand: ROUTERS };
+pub(super) const WATCH: Own = Own { name: "strands", what: "strands", subcommand: STRANDS };
 
 /// How long one of them may take until it does its work.
 const OWN_START: Duration = Duration::from_secs(30);
@@ -116,6 +119,9 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     }
     if job.plan.routers.is_some() {
         timed(&mut timings, EMULATED.what, || start_own(&mut supervisor, dir, &EMULATED))?;
+    }
+    if job.plan.strands.is_some() {
+        timed(&mut timings, WATCH.what, || start_own(&mut supervisor, dir, &WATCH))?;
     }
     let owned = job.plan.has_owners();
     let mut state = State {
@@ -240,6 +246,9 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
     }
     if let Some(config) = &job.plan.routers {
         fs::write(super::recursion::config_file(dir), serde_json::to_vec(config)?)?;
+    }
+    if let Some(config) = &job.plan.strands {
+        fs::write(super::strands::config_file(dir), serde_json::to_vec(config)?)?;
     }
     fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
     Ok((Namespaces::at(ns), nodes))

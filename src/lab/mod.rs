@@ -36,6 +36,7 @@ mod running;
 mod service;
 mod start;
 mod state;
+pub mod strands;
 mod supervisor;
 pub mod user;
 mod view;
@@ -65,6 +66,10 @@ fn init_socket(path: &Path) -> PathBuf {
 
 fn control_socket(path: &Path) -> PathBuf {
     path.join(dir::CONTROL)
+}
+
+fn strands_socket(path: &Path) -> PathBuf {
+    path.join(dir::WATCH)
 }
 
 /// Where owners of VIs ask for their nodes: beside the directory, which is closed to them.

@@ -111,6 +111,12 @@ impl Running {
         super::engine::config_file(&self.dir).exists().then(|| super::control_socket(&self.dir))
     }
 
+    /// Where what watches strands listens, if the kernel carries links over parallel underlays.
+    #[must_use]
+    pub fn strands_control(&self) -> Option<PathBuf> {
+        super::strands::config_file(&self.dir).exists().then(|| super::strands_socket(&self.dir))
+    }
+
     /// What the engine has been told, if one runs.
     ///
     /// # Errors

@@ -483,6 +483,7 @@ impl Supervisor {
             Request::Engine => return Some(self.own(&init::FASTPATH)),
             Request::Adapter => return Some(self.own(&init::ADAPTER)),
             Request::Routers => return Some(self.own(&init::EMULATED)),
+            Request::Strands => return Some(self.own(&init::WATCH)),
             Request::Door => return Some(self.open_door()),
             Request::Start { service } => (service, Event::Start, true),
             Request::Stop { service } => (service, Event::Stop, false),

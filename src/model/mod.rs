@@ -580,6 +580,14 @@ impl Lab {
         }
     }
 
+    /// Namespace of the strands of an end of a link over several VIs, under the kernel dataplane: `s.top.a`, one for each
+    /// partition.
+    #[must_use]
+    pub fn strands_netns(&self, end: &End) -> String {
+        let partition = self.netns(end);
+        format!("s.{}", partition.strip_prefix("v.").unwrap_or(partition))
+    }
+
     /// Namespace of the link layer of a base node under the kernel dataplane: `l.X`.
     #[must_use]
     pub fn link_netns(&self, base: NodeId) -> String {

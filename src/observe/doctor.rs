@@ -20,6 +20,17 @@ use crate::process;
 const LO: u32 = 1;
 /// Index that nothing has in a new namespace.
 const INDEX: u32 = 10;
+/// All that links over parallel underlays need of nftables.
+const SPREAD: &str = "table netdev try {
+  chain to { fwd to \"lo\"; }
+  chain in {
+    type filter hook ingress device \"lo\" priority filter; policy accept;
+    dup to \"lo\"
+    numgen inc mod 2 vmap { 0 : goto to }
+    jhash @nh,96,64 mod 2 seed 0x1 vmap { 0 : goto to }
+  }
+}
+";
 /// Where FRR's daemons are, outside PATH.
 const FRR: [&str; 3] = ["/usr/lib/frr", "/usr/libexec/frr", "/usr/sbin"];
 const DAEMONS: [&str; 5] = ["zebra", "ospfd", "isisd", "ripd", "bgpd"];
@@ -46,7 +57,8 @@ fn try_here() -> Result<Machine> {
     let nft = process::feed(Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
     let frr = frr_dir().map(|dir| dir.to_string_lossy().into_owned());
     let netem = netem && !without("netem");
-    Ok(Machine { ipip, nft, tun, netem, redirect, esp: esp(), frr, one_user: user::is_only_one() })
+    let spread = nft && process::feed(Command::new("nft").args(["-f", "-"]), SPREAD).is_ok();
+    Ok(Machine { ipip, nft, tun, netem, redirect, spread, esp: esp(), frr, one_user: user::is_only_one() })
 }
 
 /// Whether the kernel takes an association of each suite.
@@ -114,7 +126,7 @@ fn namespaces(machine: &Result<Machine>) -> Finding {
     }
 }
 
-fn dataplanes(machine: &Machine) -> [Finding; 6] {
+fn dataplanes(machine: &Machine) -> [Finding; 7] {
     [
         of_kernel("TUN", machine.tun, "the fastpath dataplane", module("tun")),
         of_kernel("ipip", machine.ipip, "the kernel dataplane", module("ipip")),
@@ -130,6 +142,12 @@ fn dataplanes(machine: &Machine) -> [Finding; 6] {
             machine.redirect,
             "impairments without netem, and IS-IS on virtual links",
             module("act_mirred"),
+        ),
+        of_kernel(
+            "spread",
+            machine.spread,
+            "the kernel dataplane's links over parallel underlays",
+            module("nft_fwd_netdev"),
         ),
         of_kernel("ESP", machine.esp, "the kernel dataplane's security of links", module("esp4")),
     ]

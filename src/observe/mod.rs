@@ -71,6 +71,8 @@ pub struct Context<'a> {
     pub netem: bool,
     /// Control socket of the fast path, where a base node uses it.
     pub fastpath_control: Option<PathBuf>,
+    /// That of what watches strands, where the kernel has any.
+    pub strands_control: Option<PathBuf>,
 }
 
 /// Calls `f` for each item on a few threads; results in the order of the items, or the first error in that order.

@@ -257,6 +257,7 @@ mod tests {
             dataplanes: &[],
             netem: true,
             fastpath_control: None,
+            strands_control: None,
         };
         let pairs = expected_pairs(&ctx, lab.base());
         assert!(pairs.len() >= 400, "the ends of all links at least");

@@ -10,6 +10,8 @@ use super::{Malformed, checksum};
 
 /// Bytes before the data.
 pub const HEADER_LEN: usize = 8;
+/// Where the identifier of an echo is.
+pub const IDENT: usize = 4;
 /// Code of [`IcmpRepr::DestUnreachable`]: fragmentation needed and DF set.
 pub const FRAG_NEEDED: u8 = 4;
 

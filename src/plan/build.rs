@@ -97,8 +97,9 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let apps = lab.apps.iter().map(|a| app(lab, a)).collect();
     let isis = super::isis::config(lab, machine)?;
     let routers = super::emulated::config(lab, machine)?;
+    let strands = parallel::config(lab, &dataplanes);
     let (netem, services) = (machine.netem, daemons.concat());
-    Ok(Plan { dataplanes, why, netem, stages, fastpath, isis, routers, views, services, apps })
+    Ok(Plan { dataplanes, why, netem, stages, fastpath, isis, routers, strands, views, services, apps })
 }
 
 /// All routes of one node that vilab writes, connected ones included where the kernel does not make them: what has to
@@ -162,13 +163,9 @@ fn app(lab: &Lab, app: &App) -> Service {
 /// What carries each base node, and why.
 fn dataplanes(lab: &Lab, machine: &Machine) -> Result<(Vec<Dataplane>, String)> {
     let missing = kernel_lacks(lab, machine);
-    let spread = parallel::spreads(lab);
     let (default, why) = match (lab.dataplane, &missing) {
         (DataplaneChoice::Kernel, _) => (Dataplane::Kernel, "the lab asks for it".to_owned()),
         (DataplaneChoice::Fastpath, _) => (Dataplane::Fastpath, "the lab asks for it".to_owned()),
-        (DataplaneChoice::Auto, _) if spread.is_some() => {
-            (Dataplane::Fastpath, "the fast path alone carries links over parallel underlays".to_owned())
-        }
         (DataplaneChoice::Auto, None) => (Dataplane::Kernel, "this kernel can carry the lab".to_owned()),
         (DataplaneChoice::Auto, Some(lack)) => {
             (Dataplane::Fastpath, format!("the kernel dataplane lacks {lack}"))
@@ -180,7 +177,6 @@ fn dataplanes(lab: &Lab, machine: &Machine) -> Result<(Vec<Dataplane>, String)> 
         DataplaneChoice::Fastpath => Dataplane::Fastpath,
     };
     let found: Vec<Dataplane> = lab.base().nodes.iter().map(of_node).collect();
-    parallel::refuse(lab, &found)?;
     let used: BTreeSet<Dataplane> = lab.networks[1..]
         .iter()
         .flat_map(|n| &n.nodes)
@@ -188,6 +184,7 @@ fn dataplanes(lab: &Lab, machine: &Machine) -> Result<(Vec<Dataplane>, String)> 
         .map(|n| found[n.base.index])
         .collect();
     let missing = missing.filter(|lack| *lack != ESP || kernel_protects(lab, &found));
+    let missing = missing.filter(|lack| *lack != parallel::SPREAD || parallel::config(lab, &found).is_some());
     if let (true, Some(lack)) = (used.contains(&Dataplane::Kernel), missing) {
         return Err(Error::environment("this machine cannot carry `dataplane: kernel`")
             .because(format!("it lacks {lack}"))
@@ -207,6 +204,7 @@ fn kernel_lacks(lab: &Lab, machine: &Machine) -> Option<&'static str> {
         Machine { ipip: false, .. } => Some("ipip tunnels"),
         Machine { nft: false, .. } => Some("nftables or its program nft"),
         Machine { netem: false, .. } if needs_breaks(lab) => Some("netem, which breaks deep nesting"),
+        Machine { spread: false, .. } if parallel::links(lab).next().is_some() => Some(parallel::SPREAD),
         Machine { esp: false, .. } if protected(lab).next().is_some() => Some(ESP),
         _ => None,
     }
@@ -292,6 +290,10 @@ impl<'a> Planner<'a> {
         }
         for base in self.link_layers.keys() {
             let ns = self.lab.link_netns(*base);
+            ops.push(Op::AddNetns { ns: ns.clone(), owner: None });
+            ops.extend(sysctls(&ns, false));
+        }
+        for ns in parallel::namespaces(self.lab, self.dataplanes) {
             ops.push(Op::AddNetns { ns: ns.clone(), owner: None });
             ops.extend(sysctls(&ns, false));
         }
@@ -398,16 +400,13 @@ impl<'a> Planner<'a> {
             .filter_map(|node| {
                 let above = self.lab.networks.iter().filter(|n| n.rides_on(network.id));
                 let links = above.flat_map(|n| &n.links);
-                let ends = links.flat_map(|link| {
-                    let cut = link.fragments.is_some();
-                    [0, 1].map(|side| (&link.ends[1 - side], &link.ends[side], cut))
-                });
-                let here = ends.filter(|(_, near, _)| self.lab.site(near).at == Some(node.id));
-                let pairs: BTreeMap<guard::Pair, bool> = here
-                    .filter_map(|(far, near, cut)| Some(((far.link_addr?, near.link_addr?), cut)))
-                    .collect();
-                let fragmented = pairs.iter().filter(|(_, cut)| **cut).map(|(pair, _)| *pair).collect();
-                let pairs: BTreeSet<guard::Pair> = pairs.into_keys().collect();
+                let pairs = |links: &[&Link]| -> BTreeSet<guard::Pair> {
+                    let ends = links.iter().flat_map(|link| [0, 1].map(|side| EndId { link: link.id, side }));
+                    ends.flat_map(|end| parallel::arriving(self.lab, end, node.id)).collect()
+                };
+                let links: Vec<&Link> = links.collect();
+                let cut: Vec<&Link> = links.iter().copied().filter(|l| l.fragments.is_some()).collect();
+                let (pairs, fragmented) = (pairs(&links), pairs(&cut));
                 let text = (!pairs.is_empty()).then(|| guard::partition(&pairs, &fragmented))?;
                 Some(Op::AddRuleset { ns: node.netns.clone(), text })
             })
@@ -492,11 +491,12 @@ impl<'a> Planner<'a> {
         for side in 0..2 {
             let end = &link.ends[side];
             if link.security.is_some() && self.kernel(self.lab.site(end).base) {
-                let ns = self.lab.below_netns(end);
-                if side == 0 && self.lab.stays_on_its_node(link) {
-                    ops.extend(LO_SYSCTLS.iter().map(|(key, value)| set(&ns, key, value)));
+                for part in security::parts(self.lab, link, side) {
+                    if side == 0 && self.lab.stays_on_its_node(link) {
+                        ops.extend(LO_SYSCTLS.iter().map(|(key, value)| set(&part.ns, key, value)));
+                    }
+                    ops.extend(security::end(self.lab, link, side, &part));
                 }
-                ops.extend(security::end(self.lab, link, side, &ns));
             }
         }
         ops
@@ -508,6 +508,12 @@ impl<'a> Planner<'a> {
         let up = Op::SetUp { ns: ns.clone(), dev: dev.clone(), mtu: link.mtu };
         if !self.kernel(self.lab.site(end).base) {
             return vec![Op::AddTun { ns, dev, info: false }, up];
+        }
+        if let Some(end) = parallel::end(self.lab, link, side) {
+            let mut ops = parallel::ops(&end, &self.made_as(link, side), link.mtu);
+            ops.extend(self.netem(link, side));
+            ops.push(up);
+            return ops;
         }
         let (Some(local), Some(remote)) = (end.link_addr, link.ends[1 - side].link_addr) else {
             return Vec::new();

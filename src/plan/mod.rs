@@ -34,6 +34,7 @@ use crate::isis::Config as IsisConfig;
 use crate::model::{Dataplane, Ready, Restart};
 use crate::packet::esp::Association;
 use crate::recursion::Config as RoutersConfig;
+use crate::strands::Config as StrandsConfig;
 
 /// What the running machine can carry, as far as planning depends on it; measured by
 /// [`crate::observe`], never assumed.
@@ -55,6 +56,9 @@ pub struct Machine {
     pub one_user: bool,
     /// What leaves a device can be redirected to another: clsact, cls_bpf and mirred.
     pub redirect: bool,
+    /// What comes in by a device can be sent out by others, in turn, by a hash, or by several: nftables with fwd and dup of
+    /// the netdev family, numgen and jhash.
+    pub spread: bool,
 }
 
 /// Everything `up` does to the kernel, in order, and what runs beside it.
@@ -73,6 +77,8 @@ pub struct Plan {
     pub isis: Option<IsisConfig>,
     /// What the process that serves emulated routers must know.
     pub routers: Option<RoutersConfig>,
+    /// What the process that watches strands must know, where the kernel carries links over parallel underlays.
+    pub strands: Option<StrandsConfig>,
     /// What each namespace that can be entered shows, beside the machine's own files.
     pub views: BTreeMap<String, View>,
     /// Processes that run while the lab is up and that the network needs, in the order of their start: those of one

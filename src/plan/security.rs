@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use super::{Direction, Op};
 use crate::fastpath::config::Associations;
-use crate::model::{Lab, Link, Strand};
+use crate::model::{EndId, Lab, Link, Strand};
 use crate::packet::esp::{Association, Key};
 
 /// All the secret there is (HKDF's input, RFC 5869): the keys are as known as the file.
@@ -82,17 +82,53 @@ fn seen_from([a, b]: [Association; 2], side: usize) -> Associations {
     Associations { outward, inward }
 }
 
-/// What protects the end on `side` in the namespace `ns` in which its tunnel is made: both associations, and policies
+/// What is protected by itself: an end of a link, or of one of its strands.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// The namespace in which the tunnel is made.
+    pub(super) ns: String,
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    both: Associations,
+}
+
+/// The parts of the end on `side`; none where the link is not protected.
+pub(super) fn parts(lab: &Lab, link: &Link, side: usize) -> Vec<Part> {
+    let Some(parallel) = &link.parallel else {
+        let (local, remote, ns) = match pair(link, side) {
+            Some((local, remote)) => (local, remote, lab.below_netns(&link.ends[side])),
+            None => return Vec::new(),
+        };
+        return of_end(lab, link, side).map(|both| Part { ns, local, remote, both }).into_iter().collect();
+    };
+    let end = EndId { link: link.id, side };
+    let part = |strand: &Strand| {
+        Some(Part {
+            ns: lab.node(lab.stands_on(end, strand.below)?).netns.clone(),
+            local: strand.link_addrs[side]?,
+            remote: strand.link_addrs[1 - side]?,
+            both: of_strand(lab, link, strand, side)?,
+        })
+    };
+    parallel.strands.iter().filter_map(part).collect()
+}
+
+/// What protects a part of the end on `side` in the namespace in which its tunnel is made: both associations, and policies
 /// that ask for them for packets of protocol 4 between the link addresses. ICMP between these stays as it is.
-pub(super) fn end(lab: &Lab, link: &Link, side: usize, ns: &str) -> Vec<Op> {
-    let (Some(both), Some(pair)) = (of_end(lab, link, side), pair(link, side)) else { return Vec::new() };
-    let (local, remote) = pair;
-    let policy = |src, dst, direction| Op::AddPolicy { ns: ns.to_owned(), src, dst, direction };
-    let add = |src, dst, association| Op::AddAssociation { ns: ns.to_owned(), src, dst, association };
+pub(super) fn end(lab: &Lab, link: &Link, side: usize, part: &Part) -> Vec<Op> {
+    let Part { ns, local, remote, both } = part;
+    let (local, remote) = (*local, *remote);
+    let policy = |src, dst, direction| Op::AddPolicy { ns: ns.clone(), src, dst, direction };
+    let add = |src, dst, association: &Association| Op::AddAssociation {
+        ns: ns.clone(),
+        src,
+        dst,
+        association: association.clone(),
+    };
     let policies = [policy(local, remote, Direction::Out), policy(remote, local, Direction::In)];
     // Where both ends are in one namespace, what one sends with the other receives with.
     let shared = lab.stays_on_its_node(link) && side == 1;
-    let associations = [add(local, remote, both.outward), add(remote, local, both.inward)];
+    let associations = [add(local, remote, &both.outward), add(remote, local, &both.inward)];
     associations.into_iter().filter(|_| !shared).chain(policies).collect()
 }
 

@@ -201,12 +201,16 @@ impl Plan {
             let (dev, ns, impair) = (&device.dev, &device.netns, device.impair);
             format!("# `vilab up` impairs {dev} in {ns} without netem: {impair}.")
         });
+        let strands = self.strands.iter().flat_map(|s| &s.ends).map(|end| {
+            let (netns, count) = (&end.netns, end.strands.len());
+            format!("# `vilab up` probes the {count} strands of {} in {netns}, and leaves out those that lose packets.", end.dev)
+        });
         let services = self.services.iter().chain(&self.apps).map(|service| {
             let words: Vec<String> = service.argv.iter().map(|word| quoted(word)).collect();
             let words = words.join(" ").replace('\n', "\\n");
             format!("# {} in {}, which `vilab up` runs: {words}", service.name, service.netns)
         });
-        engine.chain(shaped).chain(services).collect()
+        engine.chain(shaped).chain(strands).chain(services).collect()
     }
 }
 
