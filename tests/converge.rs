@@ -121,6 +121,7 @@ fn a_late_route_ends_the_wait_at_once() {
             dataplanes: &running.state().dataplanes,
             netem: running.state().netem,
             fastpath_control: running.fastpath_control(),
+            strands_control: None,
         };
         let wait = |patience| observe::converge(&ctx, &Faults::default(), patience, &mut |_, _| ());
         wait(Duration::ZERO).unwrap();

@@ -122,6 +122,7 @@ fn seen(running: &Running) -> BTreeMap<String, String> {
         dataplanes: &state.dataplanes,
         netem: state.netem,
         fastpath_control: running.fastpath_control(),
+        strands_control: None,
     };
     let mut seen = BTreeMap::new();
     let nodes: Vec<NodeId> = lab.networks[1].nodes.iter().map(|n| n.id).collect();

@@ -476,6 +476,7 @@ impl Bed<'_> {
             dataplanes: &state.dataplanes,
             netem: state.netem,
             fastpath_control: self.running.fastpath_control(),
+            strands_control: None,
         };
         let mut sums = BTreeMap::new();
         for (name, count) in observe::counters(&context).expect("counters").into_values().flatten() {

@@ -264,7 +264,15 @@ fn measure(mut lab: Lab, rib: &Rib, tests: Vec<Test>) -> Vec<TestResult> {
 }
 
 fn context<'a>(lab: &'a Lab, rib: &'a Rib, namespaces: &'a Namespaces) -> Context<'a> {
-    Context { lab, rib, namespaces, dataplanes: &[Dataplane::Kernel; 3], netem: true, fastpath_control: None }
+    Context {
+        lab,
+        rib,
+        namespaces,
+        dataplanes: &[Dataplane::Kernel; 3],
+        netem: true,
+        fastpath_control: None,
+        strands_control: None,
+    }
 }
 
 fn failures(results: &[TestResult]) -> Vec<&TestResult> {

@@ -123,6 +123,7 @@ fn failures(path: &Path) -> Vec<String> {
         dataplanes: &plan.dataplanes,
         netem: plan.netem,
         fastpath_control: engine.as_ref().map(|_| dir.path().join("control")),
+        strands_control: None,
     };
     if let Err(e) = observe::verify(&ctx, &mut |_| ()) {
         return vec![e.to_string()];

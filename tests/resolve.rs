@@ -51,6 +51,7 @@ fn passes(running: &Running, from: &str, to: &str) -> bool {
         dataplanes: &state.dataplanes,
         netem: state.netem,
         fastpath_control: running.fastpath_control(),
+        strands_control: None,
     };
     let id = |name: &str| -> NodeId { lab.nodes().find(|n| lab.full_name(n.id) == name).expect(name).id };
     observe::trace(&context, id(from), id(to)).expect("a trace").last().is_some_and(|hop| hop.reached)

@@ -27,6 +27,11 @@ pub fn counters(ctx: &Context<'_>) -> Result<BTreeMap<String, BTreeMap<String, u
     let name = |id: &NodeId| ctx.lab.node(*id).name.clone();
     let mut all: BTreeMap<_, _> =
         kernel.iter().map(name).zip(each(&kernel, |id| kernel_counters(ctx, *id))?).collect();
+    if let Some(control) = &ctx.strands_control {
+        for (node, counters) in Client::connect(control)?.counters()? {
+            all.entry(node).or_default().extend(counters);
+        }
+    }
     // A lab without virtual links has no engine, whatever its base nodes would use.
     if ctx.fastpath_control.is_some() {
         all.extend(fastpath_counters(ctx)?);

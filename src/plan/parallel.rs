@@ -59,6 +59,7 @@ pub(super) fn end(lab: &Lab, link: &Link, side: usize) -> Option<config::End> {
     let upper = lab.networks.iter().filter(|n| lab.foundations(n.id).contains(&link.id.net));
     let depth = lab.net(link.id.net).depth;
     Some(config::End {
+        base: lab.node(lab.site(near).base).name.clone(),
         partition: lab.netns(near).to_owned(),
         netns: lab.strands_netns(near),
         dev: near.dev.clone(),

@@ -16,6 +16,8 @@ pub struct Config {
 /// One end of a link over several VIs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
+    /// The name of its base node.
+    pub base: String,
     /// The partition that has the link.
     pub partition: String,
     /// Where its strands are.

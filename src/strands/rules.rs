@@ -153,3 +153,134 @@ fn by_flow(end: &End, used: &[bool], attempt: usize, next: Option<&str>) -> Vec<
 fn attempt_seed(attempt: usize) -> u32 {
     u32::try_from(attempt).unwrap_or(u32::MAX).wrapping_mul(0x9e37_79b9)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::fastpath::health::{PATIENCE, TOO_MANY};
+    use crate::strands::config::Strand;
+
+    fn end(spread: Spread, weights: &[u32]) -> End {
+        let strand = |(at, weight): (usize, &u32)| Strand {
+            underlay: format!("in{at}"),
+            weight: *weight,
+            dev: format!("s-{at}"),
+            below: format!("v.in{at}.x"),
+            local: [10, 1, 0, 0].into(),
+            remote: [10, 1, 0, 1].into(),
+        };
+        End {
+            base: "X".to_owned(),
+            partition: "v.top.a".to_owned(),
+            netns: "s.top.a".to_owned(),
+            dev: "v-b".to_owned(),
+            near: [10, 9, 0, 0].into(),
+            far: [10, 9, 0, 1].into(),
+            spread,
+            above: 1,
+            strands: weights.iter().enumerate().map(strand).collect(),
+        }
+    }
+
+    fn without(end: &End, broken: &[usize]) -> Bundle {
+        let mut bundle = end.bundle();
+        for strand in broken {
+            (0..PATIENCE + TOO_MANY).for_each(|_| drop(bundle.probe(*strand, 1)));
+        }
+        bundle
+    }
+
+    /// The rules of a chain.
+    fn chain<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+        let from =
+            text.find(&format!("  chain {name} {{\n")).unwrap_or_else(|| panic!("no {name} in {text}"));
+        text[from..].lines().skip(1).map(str::trim).take_while(|line| *line != "}").collect()
+    }
+
+    #[test]
+    fn packets_take_turns_by_weight() {
+        let end = end(Spread::Packet, &[1, 2]);
+        let text = ruleset(&end);
+        assert_eq!(
+            chain(&text, "spread"),
+            ["numgen inc mod 3 vmap { 0 : goto to-1, 1 : goto to-0, 2 : goto to-1 }"]
+        );
+        assert_eq!(chain(&change(&end, &without(&end, &[1])), "spread"), ["goto to-0"]);
+        assert!(chain(&change(&end, &without(&end, &[0, 1])), "spread")[0].contains("mod 3"), "all or none");
+    }
+
+    #[test]
+    fn copies_take_the_strands_that_are_used() {
+        let end = end(Spread::Duplicate, &[1, 1, 1]);
+        assert_eq!(chain(&ruleset(&end), "spread"), ["dup to \"s-1\"", "dup to \"s-2\"", "goto to-0"]);
+        let two = change(&end, &without(&end, &[0]));
+        assert_eq!(chain(&two, "spread"), ["dup to \"s-2\"", "goto to-1"]);
+    }
+
+    #[test]
+    fn flows_of_a_broken_strand_alone_try_again() {
+        let end = end(Spread::Flow, &[1, 3, 1]);
+        let whole = ruleset(&end);
+        let shares = |rules: &[&str]| -> BTreeSet<String> {
+            rules.iter().map(|r| r.split_once("vmap").unwrap().1.to_owned()).collect()
+        };
+        let all = " { 0 : goto to-0, 1-3 : goto to-1, 4 : goto to-2 }".to_owned();
+        assert_eq!(shares(&chain(&whole, "spread")), [all].into());
+        let text = change(&end, &without(&end, &[1]));
+        let retried = |next: &str| format!(" {{ 0 : goto to-0, 1-3 : goto {next}, 4 : goto to-2 }}");
+        assert_eq!(shares(&chain(&text, "spread")), [retried("again-1")].into());
+        assert_eq!(shares(&chain(&text, "again-1")), [retried("again-2")].into());
+        assert_eq!(shares(&chain(&text, "again-3")), [" { 0 : goto to-0, 1 : goto to-2 }".to_owned()].into());
+        let seed =
+            |rules: &[&str]| rules[0].split_once("seed ").unwrap().1.split_once(' ').unwrap().0.to_owned();
+        let seeds: BTreeSet<String> =
+            ["spread", "again-1", "again-2", "again-3"].iter().map(|c| seed(&chain(&text, c))).collect();
+        assert_eq!(seeds.len(), 4, "each try by another hash");
+    }
+
+    #[test]
+    fn flows_are_told_apart_as_deep_as_vis_may_lie() {
+        let end = end(Spread::Flow, &[1, 1]);
+        let text = ruleset(&end);
+        let rules = chain(&text, "spread");
+        assert_eq!(rules.len(), 4, "with ports and without, in a tunnel and outside");
+        // Protocol 4, no fragment, in front of the inner addresses and ports at byte 32.
+        assert!(rules[0].starts_with("@nh,0,8 0x45 @nh,48,16 & 0x3fff == 0 @nh,72,8 4 @nh,160,8 0x45"));
+        assert!(rules[0].contains("@nh,232,8 { 6, 17 } jhash @nh,256,96 mod 2"));
+        assert!(rules[3].starts_with("jhash @nh,96,64 mod 2"));
+    }
+
+    /// What a change flushes is there, and it makes all of it anew.
+    #[test]
+    fn a_change_is_about_the_chains_of_the_ruleset() {
+        for spread in [Spread::Flow, Spread::Packet, Spread::Duplicate] {
+            let end = end(spread, &[1, 1, 1]);
+            let whole = ruleset(&end);
+            for broken in [&[][..], &[1], &[0, 2]] {
+                let text = change(&end, &without(&end, broken));
+                let flushed: BTreeSet<&str> =
+                    text.lines().filter_map(|l| l.strip_prefix("flush chain netdev v-b ")).collect();
+                assert!(flushed.contains("spread"));
+                for name in flushed {
+                    let _there = (chain(&whole, name), chain(&text, name));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_in_is_a_probe_or_comes_by_the_link() {
+        let text = ruleset(&end(Spread::Packet, &[1, 1]));
+        let rules = chain(&text, "in");
+        assert!(rules[0].starts_with("ip saddr 10.9.0.1 ip daddr 10.9.0.0 ip length 40"), "{}", rules[0]);
+        assert!(
+            rules[0].ends_with("icmp id 0x7669 @th,64,96 0x76696c616220737472616e64 drop"),
+            "{}",
+            rules[0]
+        );
+        assert_eq!(rules[1..], ["fwd to \"v-b\""]);
+        assert!(text.contains("device \"s-1\" priority filter; policy drop;"));
+    }
+}

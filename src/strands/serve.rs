@@ -18,10 +18,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::config::{Config, End};
 use super::rules;
 use crate::error::{Context, Error, Kind, Result};
-use crate::fastpath::PROBE_EVERY;
-use crate::fastpath::control::{InterfaceStrands, Reply, Request};
+use crate::fastpath::control::{AllCounters, InterfaceStrands, Reply, Request};
 use crate::fastpath::health::{PATIENCE, TOO_MANY};
 use crate::fastpath::spread::{Arrival, Bundle, IDENT, PROBE_LEN, StrandState};
+use crate::fastpath::{Count, PROBE_EVERY};
 use crate::lab::Namespaces;
 use crate::lab::control::Server;
 use crate::netlink::monitor::Monitor;
@@ -98,8 +98,10 @@ struct Watch {
     up: bool,
     /// The strands that the kernel's rules use, where that is known.
     used: Option<Vec<bool>>,
-    /// Probes sent of each strand.
+    /// Probes sent of each strand since somebody watches.
     probes: u32,
+    /// Answers heard to probes of all strands.
+    answers: u64,
 }
 
 /// The device of a strand, and what has passed it that was no packet of a user, or before anybody watched.
@@ -172,7 +174,7 @@ impl Process<'_> {
         else {
             return Ok(());
         };
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             place.receive(&mut self.ident);
         } else if place.devices.changed()? {
             place.look = true;
@@ -235,10 +237,23 @@ impl Process<'_> {
         match request {
             Request::Strands => self.states().map_or_else(refused, Reply::Strands),
             Request::Reload { config } => self.reload(config).map_or_else(refused, |()| Reply::Done),
-            Request::Counters | Request::StrongHost { .. } | Request::Impair { .. } | Request::Shape(_) => {
+            Request::Counters => Reply::Counters(self.counters()),
+            Request::StrongHost { .. } | Request::Impair { .. } | Request::Shape(_) => {
                 Reply::Refused("strands have nothing to do with that".to_owned())
             }
         }
+    }
+
+    /// By base node, under the names that the fast path has for them.
+    fn counters(&self) -> AllCounters {
+        let mut all = AllCounters::new();
+        for watch in self.watched.places.iter().flat_map(|p| &p.ends) {
+            let counters = all.entry(watch.end.base.clone()).or_default();
+            let probes: u64 = watch.bundle.states().iter().map(|s| s.probes).sum();
+            *counters.entry(Count::Probes.as_str().to_owned()).or_default() += probes;
+            *counters.entry(Count::Answers.as_str().to_owned()).or_default() += watch.answers;
+        }
+        all
     }
 
     fn states(&self) -> Result<Vec<InterfaceStrands>> {
@@ -353,12 +368,20 @@ impl Watch {
             Ok(Device { index, injector: Injector::open(index, false, 0)?, beside })
         };
         let strands = end.strands.iter().map(device).collect::<io::Result<_>>()?;
-        Ok(Self { end: end.clone(), bundle: end.bundle(), strands, up: false, used: None, probes: 0 })
+        Ok(Self {
+            end: end.clone(),
+            bundle: end.bundle(),
+            strands,
+            up: false,
+            used: None,
+            probes: 0,
+            answers: 0,
+        })
     }
 
     fn inherit(&mut self, known: &Self) {
         self.bundle.inherit(&known.bundle);
-        self.probes = known.probes;
+        (self.probes, self.answers) = (known.probes, known.answers);
         for device in &mut self.strands {
             if let Some(known) = known.strands.iter().find(|k| k.index == device.index) {
                 device.beside = known.beside;
@@ -376,7 +399,10 @@ impl Watch {
                 *ident = ident.wrapping_add(1);
                 device.send(&self.bundle.answer(seq, *ident));
             }
-            Arrival::Answer(seq) if self.up => self.bundle.heard(at, seq),
+            Arrival::Answer(seq) if self.up => {
+                self.bundle.heard(at, seq);
+                self.answers += 1;
+            }
             Arrival::Probe(_) | Arrival::Answer(_) | Arrival::Packet => {}
         }
     }
