@@ -328,13 +328,13 @@ fn services(built: &Plan, unfinished: Option<&Plan>, new: &Plan) -> [Vec<String>
     [names(&before, &after), names(&after, &before)]
 }
 
-/// Whether a device that the fast path impairs from outside is made anew.
 /// Whether something comes in the namespaces of strands, so that what watches them has to look again.
 fn makes_strands(change: &Change, strands: &strands::Config) -> bool {
     let touched = change.touched();
     strands.ends.iter().any(|end| touched.contains(&end.netns))
 }
 
+/// Whether a device that the fast path impairs from outside is made anew.
 fn replaces_devices(change: &Change, plan: &Plan) -> bool {
     let touched = change.touched();
     let shaped = plan.fastpath.iter().flat_map(|config| &config.devices);

@@ -331,10 +331,11 @@ fn restart_own(dir: &Path, job: &Job) -> Result<()> {
         let file = super::strands::config_file(dir);
         let ran = file.exists();
         write(&file, &job.plan.strands.clone().unwrap_or_default()).doing(Kind::Environment, noting)?;
-        if ran {
-            engine::Client::connect(&super::strands_socket(dir))?.reload(&file)?;
-        } else {
-            pid_one(dir)?.tell(&control::Request::Strands)?;
+        match engine::Client::connect(&super::strands_socket(dir)) {
+            _ if !ran => pid_one(dir)?.tell(&control::Request::Strands)?,
+            Ok(mut watch) => watch.reload(&file)?,
+            // It has been killed, and reads the file when it starts anew.
+            Err(_) => restart(init::WATCH.name)?,
         }
     }
     let names = names::Config::of(&job.state.lab);
