@@ -2,10 +2,10 @@
 //!
 //! A lab file goes in at [`spec`] and passes through pure stages, [`expand`], [`model`], [`routing`] and
 //! [`plan`], until it is one ordered list of kernel operations; [`apply`] carries them out inside the lab's own
-//! namespaces, which [`lab`] owns; [`fastpath`] forwards packets where the kernel's tunnels are not used, and holds them
-//! back where [`shape`] says so; [`strands`] watches over what the kernel spreads over several Virtual Internets; [`isis`]
-//! carries IS-IS over virtual links; [`recursion`] finds the way through routers that are Virtual Internets themselves; and
-//! [`observe`] measures what the pure stages predicted. Only [`cli`] prints or chooses exit codes.
+//! namespaces, which [`lab`] owns; [`fastpath`] forwards packets where the kernel's tunnels are not used, and holds
+//! them back where [`shape`] says so; [`strands`] watches over what the kernel spreads over several Virtual Internets;
+//! [`isis`] carries IS-IS over virtual links; [`recursion`] finds the way through routers that are Virtual Internets
+//! themselves; and [`observe`] measures what the pure stages predicted. Only [`cli`] prints or chooses exit codes.
 //!
 //! The architecture is that of Touch, Wang, Eggert and Finn, "A Virtual Internet Architecture",
 //! ISI-TR-2003-570, 2003.

@@ -38,8 +38,9 @@ fn ping(lab: &Up, count: u32) -> u32 {
     answers(lab, &["-c", &count.to_string(), "-i", "0.002"]).0
 }
 
-/// How many of `count` packets sent at once, as soon as `vi` is under attack and sooner than anything reacts, are answered:
-/// whoever sends them waits for a file. The buffer of ping for answers grows with what it is told to send at once (`-l`).
+/// How many of `count` packets sent at once, as soon as `vi` is under attack and sooner than anything reacts, are
+/// answered: whoever sends them waits for a file. The buffer of ping for answers grows with what it is told to send at
+/// once (`-l`).
 fn ping_under_attack(lab: &Up, vi: &str, count: u32) -> u32 {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("attacked").to_str().unwrap().to_owned();
@@ -106,8 +107,8 @@ fn shares(lab: &Up, count: u32) -> Vec<u64> {
     counts(lab, "sent").iter().zip(before).map(|(after, before)| after - before).collect()
 }
 
-/// From here on the second half of `vi` loses this share of what goes from `a` to `b`, percent. The command for that would
-/// go on to measure what it has done, which takes longer than the reaction. A file says when it has begun.
+/// From here on the second half of `vi` loses this share of what goes from `a` to `b`, percent. The command for that
+/// would go on to measure what it has done, which takes longer than the reaction. A file says when it has begun.
 fn lose(lab: &Up, vi: &str, percent: u32, file: Option<&str>) {
     match lab.running().state().dataplanes[1] {
         Dataplane::Fastpath => {
@@ -306,7 +307,8 @@ fn ends_on_different_dataplanes_are_ends_of_one_link() {
     }
 }
 
-/// What judges strands is started anew, forgets what it knew, and finds it out again. In the kernel packets flow meanwhile.
+/// What judges strands is started anew, forgets what it knew, and finds it out again. In the kernel packets flow
+/// meanwhile.
 #[test]
 fn what_judges_strands_may_be_killed() {
     for dataplane in dataplanes() {

@@ -1,5 +1,5 @@
-//! Links over parallel underlays. A lab and what carries its nodes go in; the strands of each end, for the fast path, and
-//! devices and rules, for the kernel, come out. It never spreads a packet: they do.
+//! Links over parallel underlays. A lab and what carries its nodes go in; the strands of each end, for the fast path,
+//! and devices and rules, for the kernel, come out. It never spreads a packet: they do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,9 +71,9 @@ pub(super) fn end(lab: &Lab, link: &Link, side: usize) -> Option<config::End> {
     })
 }
 
-/// The device of a link and its other half, which are the ends of one tunnel over `lo` so that an impairment of the device
-/// comes before packets are spread; the strands, each made in the partition below it; and the rules between. `made` is a name
-/// for the device while it is where it is made. The device is not up yet.
+/// The device of a link and its other half, which are the ends of one tunnel over `lo` so that an impairment of the
+/// device comes before packets are spread; the strands, each made in the partition below it; and the rules between.
+/// `made` is a name for the device while it is where it is made. The device is not up yet.
 pub(super) fn ops(end: &config::End, made: &str, mtu: u32) -> Vec<Op> {
     let ns = || end.netns.clone();
     let ipip = |ns: String, dev: &str, local, remote| Op::AddIpip { ns, dev: dev.to_owned(), local, remote };

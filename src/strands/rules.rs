@@ -7,8 +7,8 @@ use super::config::End;
 use crate::fastpath::spread::{Bundle, DATA, IDENT, PROBE_LEN};
 use crate::model::Spread;
 
-/// Flows of a strand that is left out try so many times, each by another hash, for one that is used; in the last all that
-/// are left share those. So when a strand goes or returns, flows of others stay where they are.
+/// Flows of a strand that is left out try so many times, each by another hash, for one that is used; in the last all
+/// that are left share those. So when a strand goes or returns, flows of others stay where they are.
 const TRIES: usize = 4;
 /// nft reads headers up to byte 255 of a packet: so many headers can be passed.
 const DEEPEST: usize = 10;

@@ -1,5 +1,6 @@
-//! The process that watches the strands of the links that the kernel carries: the only file of this module that does I/O.
-//! Probes, answers to them and requests go in; probes, answers and rulesets come out. It never sees a packet of a user.
+//! The process that watches the strands of the links that the kernel carries: the only file of this module that does
+//! I/O. Probes, answers to them and requests go in; probes, answers and rulesets come out. It never sees a packet of a
+//! user.
 //!
 //! One thread serves all ends from one level-triggered epoll. Probes are taken by a packet socket for each namespace of
 //! strands, before the rules drop them.
@@ -46,8 +47,8 @@ const FIRST: u64 = 2;
 /// Set in the numbers of clients.
 const CLIENT: u64 = 1 << 32;
 
-/// Watches the strands of `config` until SIGTERM or SIGINT, and answers at `control`. `on_ready` is called once when all
-/// are watched. The signals are blocked in the calling thread, so it should be the only one.
+/// Watches the strands of `config` until SIGTERM or SIGINT, and answers at `control`. `on_ready` is called once when
+/// all are watched. The signals are blocked in the calling thread, so it should be the only one.
 ///
 /// # Errors
 /// If a namespace, a device or a socket cannot be opened, or epoll fails.
@@ -158,8 +159,8 @@ impl Process<'_> {
                     place => self.hear(place - FIRST)?,
                 }
             }
-            // The next time counts from here, however late this is: strands are judged by the number of probes, and none is
-            // sent to make up for a time in which no answer could be read.
+            // The next time counts from here, however late this is: strands are judged by the number of probes, and
+            // none is sent to make up for a time in which no answer could be read.
             if due <= Instant::now() {
                 self.probe();
                 due = Instant::now() + PROBE_EVERY;
@@ -195,14 +196,15 @@ impl Process<'_> {
         }
     }
 
-    /// Has the kernel use the strands that are to be used. What it refuses is asked for again with the next probes: a change
-    /// of the lab may have taken the rules away, and will say so.
+    /// Has the kernel use the strands that are to be used. What it refuses is asked for again with the next probes: a
+    /// change of the lab may have taken the rules away, and will say so.
     fn settle(&mut self) {
         for place in &mut self.watched.places {
             if place.look {
                 let _again = place.look();
             }
-            // Until something is known, the rules stay that are there: the plan's, or those of the process before this one.
+            // Until something is known, the rules stay that are there: the plan's, or those of the process before this
+            // one.
             for watch in place.ends.iter_mut().filter(|w| w.probes >= ENOUGH) {
                 let used = watch.bundle.used();
                 if watch.used.as_ref() == Some(&used) {
@@ -436,8 +438,9 @@ fn passed(namespaces: &Namespaces, netns: &str) -> Result<BTreeMap<String, Passe
     Ok(parse(&text.doing(Kind::Kernel, what)?))
 }
 
-/// `/proc/net/dev`: behind each name eight numbers of what was received, packets second, and eight of what was sent: bytes,
-/// packets, errors, drops and others. What a tunnel could not send has been sent too, as far as choosing a strand goes.
+/// `/proc/net/dev`: behind each name eight numbers of what was received, packets second, and eight of what was sent:
+/// bytes, packets, errors, drops and others. What a tunnel could not send has been sent too, as far as choosing a
+/// strand goes.
 fn parse(text: &str) -> BTreeMap<String, Passed> {
     let device = |line: &str| {
         let (name, numbers) = line.split_once(':')?;
