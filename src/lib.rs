@@ -5,7 +5,8 @@
 //! namespaces, which [`lab`] owns; [`fastpath`] forwards packets where the kernel's tunnels are not used, and holds
 //! them back where [`shape`] says so; [`strands`] watches over what the kernel spreads over several Virtual Internets;
 //! [`isis`] carries IS-IS over virtual links; [`recursion`] finds the way through routers that are Virtual Internets
-//! themselves; and [`observe`] measures what the pure stages predicted. Only [`cli`] prints or chooses exit codes.
+//! themselves; [`graph`] draws a lab; and [`observe`] measures what the pure stages predicted. Only [`cli`] prints or chooses
+//! exit codes.
 //!
 //! The architecture is that of Touch, Wang, Eggert and Finn, "A Virtual Internet Architecture",
 //! ISI-TR-2003-570, 2003.
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod error;
 pub mod expand;
 pub mod fastpath;
+pub mod graph;
 pub mod isis;
 pub mod lab;
 pub mod model;

@@ -8,6 +8,7 @@ mod down;
 mod exec;
 mod expand;
 mod fault;
+mod graph;
 mod impair;
 mod internal;
 mod link;
@@ -96,6 +97,8 @@ enum Command {
     Expand(expand::Args),
     /// Print what `up` would do, as ip, tc, nft and sysctl commands
     Plan(plan::Args),
+    /// Draw a lab: its networks as planes above one another
+    Graph(graph::Args),
     /// Tell what this machine can carry, and how to get what is missing
     Doctor(doctor::Args),
     #[command(flatten)]
@@ -141,6 +144,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Check(args) => check::run(&args),
         Command::Expand(args) => expand::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Impair(args) => impair::run(&args),
         Command::Internal(command) => internal::run(command),

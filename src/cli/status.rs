@@ -12,8 +12,8 @@ use crate::fastpath::StrandState;
 use crate::lab::control::Status;
 use crate::lab::{Running, State};
 use crate::model::{Emulated, Lab, Link, LinkId, NodeId, Port, Role};
-use crate::observe::{self, Context, LinkStats, LinkStrands, Part};
-use crate::routing::{Expected, Faults};
+use crate::observe::{self, Context, LinkStats, LinkStrands};
+use crate::routing::{self, Expected, Faults, Part};
 
 type Counters = BTreeMap<String, BTreeMap<String, u64>>;
 
@@ -114,7 +114,7 @@ fn details(lab: &Running, args: &Args) -> Result<()> {
                 .lab
                 .named_networks()
                 .skip(1)
-                .map(|n| observe::roles(context.lab, context.rib, n.id))
+                .map(|n| routing::roles(context.lab, context.rib, n.id))
                 .collect(),
             counters: observe::counters(context)?,
             services,

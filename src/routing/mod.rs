@@ -7,6 +7,7 @@ pub mod frr;
 mod journey;
 pub mod protocol;
 pub mod reconfigure;
+mod roles;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use faults::{Cut, Expected, Faults};
 pub use journey::{Journey, Journeys};
+pub use roles::{Part, carried, roles};
 
 use crate::model::{EndId, External, Lab, NetId, Network, NodeId, Routing};
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::model::{EndId, Lab, LinkId, NetId, Role};
-use crate::routing::Rib;
+use super::Rib;
+use crate::model::{BASE, EndId, Lab, LinkId, NetId, Role};
 
 /// The part of one base node in one VI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -49,6 +49,26 @@ pub fn roles(lab: &Lab, rib: &Rib, net: NetId) -> Vec<Part> {
         parts[index].transit = true;
     }
     parts
+}
+
+/// The base links that tunnels of VI `net` pass, those of the VIs below it included.
+#[must_use]
+pub fn carried(lab: &Lab, rib: &Rib, net: NetId) -> BTreeSet<LinkId> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<LinkId> = lab.net(net).links.iter().map(|l| l.id).collect();
+    let mut seen: BTreeSet<LinkId> = open.iter().copied().collect();
+    while let Some(link) = open.pop() {
+        let ways = [0, 1].map(|side| lab.ways(EndId { link, side }));
+        let ways = ways.into_iter().flatten().filter_map(|(from, to)| rib.links_between(lab, from, to));
+        for below in ways.flatten().map(|end| end.link) {
+            if below.net == BASE {
+                found.insert(below);
+            } else if seen.insert(below) {
+                open.push(below);
+            }
+        }
+    }
+    found
 }
 
 /// The base nodes that packets of a virtual link pass between its ends, both ways.

@@ -1,0 +1,110 @@
+//! The pictures of labs, compared with what stands in `fixtures/graph`. `VILAB_BLESS=1` writes it.
+
+use std::path::{Path, PathBuf};
+
+use vilab::graph::{self, Graph, Refused};
+use vilab::lab;
+use vilab::model::Lab;
+use vilab::routing::Rib;
+
+/// The figures of the paper: the lab, and the VIs to draw; all of them where none is named.
+const FIGURES: [(&str, &str, &[&str]); 6] = [
+    ("figure-01", "figure-01-multiple-vis", &[]),
+    ("figure-03", "figure-03-04-mapping", &["star"]),
+    ("figure-04", "figure-03-04-mapping", &["ring"]),
+    ("figure-08", "figure-08-recursion", &[]),
+    ("figure-10", "figure-10-stacked", &[]),
+    ("figure-11", "figure-11-revisitation", &[]),
+];
+
+fn load(name: &str) -> Lab {
+    lab::load(Path::new(&format!("labs/{name}.yaml"))).expect("the lab is right")
+}
+
+fn graph_of(lab: &Lab, only: &[&str]) -> Graph {
+    let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+    Graph::of(lab, &Rib::compute(lab), &only).expect("a graph")
+}
+
+fn labs() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = ["labs", "labs/mixed"]
+        .iter()
+        .flat_map(|dir| std::fs::read_dir(dir).expect("a directory of labs"))
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn the_figures_come_out_as_before() {
+    let mut wrong = Vec::new();
+    for (figure, name, only) in FIGURES {
+        let graph = graph_of(&load(name), only);
+        let json = serde_json::to_string_pretty(&graph).expect("JSON") + "\n";
+        let formats = [
+            ("svg", graph::svg(&graph)),
+            ("dot", graph::dot(&graph)),
+            ("mmd", graph::mermaid(&graph)),
+            ("json", json),
+        ];
+        for (suffix, got) in formats {
+            let golden = PathBuf::from(format!("fixtures/graph/{figure}.{suffix}"));
+            if std::env::var_os("VILAB_BLESS").is_some() {
+                std::fs::write(&golden, &got).expect("the golden file is writable");
+            }
+            if std::fs::read_to_string(&golden).unwrap_or_default() != got {
+                wrong.push(golden.display().to_string());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not as before: {}", wrong.join(", "));
+}
+
+#[test]
+fn every_lab_can_be_drawn_and_always_alike() {
+    for path in labs() {
+        let lab = lab::load(&path).expect("the lab is right");
+        let [first, second] = [0, 1].map(|_| graph_of(&lab, &[]));
+        let [first, second] = [first, second].map(|g| [graph::svg(&g), graph::dot(&g), graph::mermaid(&g)]);
+        assert_eq!(first, second, "{}", path.display());
+        assert!(!first[0].contains("NaN") && !first[0].contains("inf\""), "{}", path.display());
+    }
+}
+
+/// A node that is alone on its place is straight above it, and a plane never below what it rides on.
+#[test]
+fn nodes_lie_above_their_places() {
+    let graph = graph_of(&load("figure-10-stacked"), &[]);
+    for node in graph.planes.iter().skip(1).flat_map(|p| &p.nodes) {
+        let at = node.at[0];
+        assert_eq!(node.lies, graph.planes[at.plane].nodes[at.node].lies, "{}", node.name);
+    }
+}
+
+/// Revisitation: the visits to one place lie apart, but nearer to it than to any other.
+#[test]
+fn visits_to_one_place_lie_around_it() {
+    let graph = graph_of(&load("figure-11-revisitation"), &[]);
+    let base = &graph.planes[0].nodes;
+    for (index, node) in graph.planes[1].nodes.iter().enumerate() {
+        let far = |p: graph::Point| ((node.lies.x - p.x).powi(2) + (node.lies.y - p.y).powi(2)).sqrt();
+        let own = far(base[node.at[0].node].lies);
+        assert!(base.iter().all(|b| far(b.lies) >= own), "{} is nearer to another place", node.name);
+        for other in graph.planes[1].nodes.iter().skip(index + 1) {
+            assert!(far(other.lies) > 0.5, "{} and {}", node.name, other.name);
+        }
+    }
+}
+
+#[test]
+fn a_vi_that_is_not_there_and_a_network_too_large_are_refused() {
+    let lab = load("figure-01-multiple-vis");
+    let refused = Graph::of(&lab, &Rib::compute(&lab), &["moon".to_owned()]);
+    assert_eq!(refused, Err(Refused::NoSuchVi("moon".to_owned())));
+    let text = "name: large\nbase: {links: [{line: \"n[1..1001]\"}]}\n";
+    let large = vilab::model::parse(Path::new("large.yaml"), text).expect("a lab");
+    let refused = Graph::of(&large, &Rib::default(), &[]);
+    assert_eq!(refused, Err(Refused::TooMany { network: "base".to_owned(), nodes: 1001 }));
+}
