@@ -25,6 +25,7 @@ mod rules;
 mod status;
 mod table;
 mod test;
+mod trace;
 mod up;
 mod wait;
 
@@ -89,6 +90,8 @@ enum Command {
     Rules(rules::Args),
     /// Show how a destination is resolved: name, address, prefix, exit, link, and so on down to the base
     Resolve(resolve::Args),
+    /// Follow one probe through all layers, as computed and as captured on every wire
+    Trace(trace::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -141,6 +144,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Rules(args) => rules::run(&args),
         Command::Resolve(args) => resolve::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Expand(args) => expand::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -31,7 +31,7 @@ pub(super) struct TimeoutArg {
     pub(super) timeout: Option<Duration>,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     spec::duration(text).ok_or_else(|| "it must be a time such as 30s or 500ms".to_owned())
 }
 

@@ -9,6 +9,7 @@ mod arrange;
 mod canvas;
 mod dot;
 mod mermaid;
+mod stacks;
 mod stress;
 mod svg;
 
@@ -22,6 +23,7 @@ use crate::routing::{self, Part, Rib};
 
 pub use dot::dot;
 pub use mermaid::mermaid;
+pub use stacks::{HeaderBox, StackRow, stacks};
 pub use stress::Point;
 pub use svg::svg;
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use self::labels::{Label, Labels};
-use self::shapes::{Glyph, Tone, around, bent, escape, hull, number};
+use self::shapes::{Glyph, Tone, around, bent, hull};
+pub(super) use self::shapes::{escape, number, text_width, wrapped};
 use super::canvas::{Board, MARGIN, Sheet};
 use super::{Graph, Line, Place, Plane, Point, Spot, instances};
 use crate::model::Role;
@@ -45,7 +46,7 @@ pub fn svg(graph: &Graph) -> String {
     Picture::new(graph).draw()
 }
 
-fn tone(plane: usize) -> Tone {
+pub(super) fn tone(plane: usize) -> Tone {
     if plane == 0 { BASE_TONE } else { TONES[(plane - 1) % TONES.len()] }
 }
 

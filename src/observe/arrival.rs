@@ -115,12 +115,26 @@ pub(crate) struct Flight {
 
 /// Sends a marked echo request from `from` to the address `dst` of `to` until one has arrived there, a few times.
 pub(crate) fn fly(ctx: &Context<'_>, from: NodeId, to: NodeId, dst: Ipv4Addr) -> Result<Flight> {
+    fly_sized(ctx, from, to, dst, None)
+}
+
+/// The same with an ICMP payload of `payload` bytes and DF set; without, a usual payload and DF clear.
+pub(crate) fn fly_sized(
+    ctx: &Context<'_>,
+    from: NodeId,
+    to: NodeId,
+    dst: Ipv4Addr,
+    payload: Option<usize>,
+) -> Result<Flight> {
     let (sender, listener) = (open(ctx, from, &[])?, Listener::open(ctx, to)?);
+    if payload.is_some() {
+        sender.set_dont_fragment().doing(Kind::Kernel, || "cannot set DF on a probe".into())?;
+    }
     let mut flight = Flight { mark: Mark::fresh(), attempts: 0, unsent: None, arrived: None };
     let ways = Ways::of(Journeys::new(ctx.lab, ctx.rib).one_way(from, dst));
     for number in 0..ways.attempts(ATTEMPTS, 1) as usize {
         flight.attempts = number + 1;
-        flight.unsent = sender.send(dst, &flight.mark.message(number, PAYLOAD)).err();
+        flight.unsent = sender.send(dst, &flight.mark.message(number, payload.unwrap_or(PAYLOAD))).err();
         let patience = if flight.unsent.is_some() { PATIENCE / 10 } else { PATIENCE + ways.time() };
         if let Some(header) = listener.wait(flight.mark, number, Instant::now() + patience)? {
             flight.arrived = Some(Arrived { number, header });

@@ -38,12 +38,20 @@ impl Keys {
 
     /// A whole packet as it was before its links sealed it, and where they did; what no key opens stays as it is.
     pub(super) fn open(&self, packet: &[u8]) -> (Vec<u8>, Sealed) {
-        let (mut packet, mut sealed) = (packet.to_vec(), Sealed::new());
+        let (packet, sealed, _) = self.open_keeping(packet);
+        (packet, sealed)
+    }
+
+    /// The same, with the headers before ESP as they were on the wire, each with its place.
+    pub(super) fn open_keeping(&self, packet: &[u8]) -> (Vec<u8>, Sealed, BTreeMap<usize, Vec<u8>>) {
+        let (mut packet, mut sealed, mut kept) = (packet.to_vec(), Sealed::new(), BTreeMap::new());
         while let Some((index, spi, opened)) = self.open_one(&packet) {
+            let start = outer_len(&packet, index).unwrap_or(0);
+            kept.insert(index, packet.get(start..start + ipv4::HEADER_LEN).unwrap_or_default().to_vec());
             packet = opened;
             sealed.push((index, spi));
         }
-        (packet, sealed)
+        (packet, sealed, kept)
     }
 
     /// Takes off the outermost ESP: the place of the header before it, its SPI, and what remains.

@@ -10,7 +10,7 @@
 //!   core/v1    10.129.0.4  ->  ...                           route of the VI that plays R
 //! ```
 
-mod look;
+pub(super) mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -179,7 +179,7 @@ pub(crate) fn chain(lab: &Lab, question: &Question, look: &mut dyn Look) -> Resu
 }
 
 /// The name of a node; that of an edge is the port as a lab file has it.
-fn label(lab: &Lab, node: NodeId) -> String {
+pub(super) fn label(lab: &Lab, node: NodeId) -> String {
     match lab.fabric(node.net) {
         Some(emulated) => format!("{}.{}", lab.full_name(emulated.router), lab.node(node).name),
         None => lab.full_name(node),
@@ -187,7 +187,7 @@ fn label(lab: &Lab, node: NodeId) -> String {
 }
 
 /// The port in whose namespace a node of a fabric is.
-fn port(lab: &Lab, node: NodeId) -> Option<&Port> {
+pub(super) fn port(lab: &Lab, node: NodeId) -> Option<&Port> {
     lab.fabric(node.net)?.ports.iter().find(|p| p.edge == node)
 }
 

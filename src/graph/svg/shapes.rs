@@ -7,15 +7,15 @@ use crate::graph::canvas::Board;
 
 /// Red, green, blue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tone(pub(super) u8, pub(super) u8, pub(super) u8);
+pub(in crate::graph) struct Tone(pub(super) u8, pub(super) u8, pub(super) u8);
 
 impl Tone {
-    pub(super) fn hex(self) -> String {
+    pub(in crate::graph) fn hex(self) -> String {
         format!("#{:02x}{:02x}{:02x}", self.0, self.1, self.2)
     }
 
     /// With a share of white, from 0 to 1.
-    pub(super) fn mixed(self, white: f64) -> String {
+    pub(in crate::graph) fn mixed(self, white: f64) -> String {
         let mix = |c: u8| (f64::from(c) * (1.0 - white) + 255.0 * white).round();
         let [r, g, b] = [self.0, self.1, self.2].map(|c| {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two bytes")]
@@ -121,14 +121,14 @@ impl Glyph {
 }
 
 /// One decimal, without `.0` and `-0`.
-pub(super) fn number(value: f64) -> String {
+pub(in crate::graph) fn number(value: f64) -> String {
     let text = format!("{value:.1}");
     let text = text.strip_suffix(".0").unwrap_or(&text);
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
 /// Text as it may stand in an element.
-pub(super) fn escape(text: &str) -> String {
+pub(in crate::graph) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -146,7 +146,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// About how wide a text is in a sans-serif font of this size.
-pub(super) fn text_width(text: &str, size: f64) -> f64 {
+pub(in crate::graph) fn text_width(text: &str, size: f64) -> f64 {
     let width = |c: char| match c {
         'i' | 'l' | 'j' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | ' ' => 0.32,
         'f' | 't' | 'r' | '-' | '(' | ')' | '/' => 0.4,
@@ -158,7 +158,7 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
 }
 
 /// Lines no wider than `width`, the first shorter by `first`; at least one.
-pub(super) fn wrapped(text: &str, width: f64, first: f64, size: f64) -> Vec<String> {
+pub(in crate::graph) fn wrapped(text: &str, width: f64, first: f64, size: f64) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let used = if lines.len() == 1 { first } else { 0.0 };

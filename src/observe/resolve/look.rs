@@ -14,7 +14,7 @@ use crate::observe::{Context, converge};
 use crate::routing::{Expected, Faults};
 
 /// What the routes must be.
-pub(super) struct Computed<'a> {
+pub(in crate::observe) struct Computed<'a> {
     lab: &'a Lab,
     expected: &'a Expected,
     /// Ends whose devices somebody set down.
@@ -22,7 +22,7 @@ pub(super) struct Computed<'a> {
 }
 
 impl<'a> Computed<'a> {
-    pub(super) fn new(lab: &'a Lab, expected: &'a Expected, faults: &Faults) -> Self {
+    pub(in crate::observe) fn new(lab: &'a Lab, expected: &'a Expected, faults: &Faults) -> Self {
         Self { lab, expected, down: faults.ends(lab) }
     }
 

@@ -1,0 +1,774 @@
+//! The way of one probe through all layers: as computed, as captured on every wire of the base, where the two first
+//! differ, and why. Two nodes go in, a [`Trace`] comes out. It changes nothing in the lab.
+//!
+//! Every base node is captured on at once, so one probe is enough. Its rows need no clocks to be put in order: it is at
+//! one place at a time, and each node's capture is in order of time.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+
+use super::arrival;
+use super::esp::{Keys, Sealed};
+use super::probe::{Mark, OVERHEAD, PAYLOAD, SMALLEST};
+use super::resolve::look::Computed;
+use super::resolve::{self, Found, Question, label};
+use super::walk::{self, Event, Header, Layer, Packet, Walk};
+use super::{Context, converge, counters, each, names, rules, wire};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::fastpath::Reason;
+use crate::model::{BASE, EndId, Lab, NetId, NodeId};
+use crate::netlink::monitor::Snapshot;
+use crate::packet::{self, Ipv4Repr, ipv4};
+use crate::routing::{Expected, Faults};
+use crate::sys::limits;
+use crate::sys::packet_socket::Capture;
+
+/// The EtherType of IPv4.
+const IPV4: u16 = 0x0800;
+/// From this many base nodes on, the default limit on open files may be too low.
+const MANY: usize = 200;
+/// Time for a packet of the nodes' own to cross all wires, from when it is first seen; impairments may need most of it.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+
+/// The way of one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trace {
+    pub from: String,
+    pub to: String,
+    /// Where the probe was sent.
+    pub address: Ipv4Addr,
+    /// Of the probe at its own layer, bytes.
+    pub length: usize,
+    /// Of the way at that layer, as computed.
+    pub mtu: Option<u32>,
+    /// It must arrive.
+    pub arrives: bool,
+    /// It did.
+    pub arrived: bool,
+    /// TTL with which it must arrive, and did.
+    pub ttl: [Option<u8>; 2],
+    /// The wires of the base it crosses, in order.
+    pub hops: Vec<Passing>,
+    /// What is done to it after the last wire, as computed.
+    pub end: Vec<String>,
+    /// Number of the first hop that is not as computed; one more than there are if it is lost after the last.
+    pub difference: Option<usize>,
+    /// Ways of equal cost that were computed; the one shown is the most like what was captured.
+    pub ways: usize,
+    pub causes: Vec<Cause>,
+}
+
+/// One wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Passing {
+    /// From 1.
+    pub hop: usize,
+    pub computed: Option<Stack>,
+    pub captured: Option<Stack>,
+    /// What is done to the packet before it is on this wire, and by whom, as computed.
+    pub before: Vec<String>,
+}
+
+/// A packet on a wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stack {
+    /// Base nodes.
+    pub from: String,
+    pub to: String,
+    pub link: String,
+    /// Of the wire, as computed.
+    pub mtu: u32,
+    /// Outermost first.
+    pub headers: Vec<HeaderSeen>,
+    /// It came out at the other end; as computed always.
+    pub received: bool,
+}
+
+/// A header of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeaderSeen {
+    /// `base X -> Y`, `link A -> B`, `net A -> F`.
+    pub words: String,
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub ttl: u8,
+    /// Total length of what begins with it.
+    pub length: usize,
+    /// Behind it everything is in ESP.
+    pub sealed: bool,
+    /// Its bytes, where it was captured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<String>,
+}
+
+/// What is not as computed, and explains a difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    pub kind: CauseKind,
+    /// A node.
+    pub at: String,
+    pub what: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CauseKind {
+    Route,
+    Device,
+    Mtu,
+    Filter,
+    Service,
+}
+
+impl Trace {
+    /// Whether everything is as computed.
+    #[must_use]
+    pub fn is_as_computed(&self) -> bool {
+        self.difference.is_none() && self.causes.is_empty()
+    }
+}
+
+/// One passage of the probe over one device of a base node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    end: EndId,
+    headers: Vec<Ipv4Repr>,
+    sealed: Sealed,
+    /// Headers before ESP, by their place, as they were on the wire.
+    kept: BTreeMap<usize, Vec<u8>>,
+    /// Opened.
+    bytes: Vec<u8>,
+}
+
+impl Row {
+    fn pairs(&self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        self.headers.iter().map(|h| (h.src, h.dst)).collect()
+    }
+}
+
+/// A crossing of a wire as captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Crossing {
+    row: Row,
+    received: bool,
+}
+
+/// Sends a probe of `size` bytes in all, with DF, or a usual one, and follows it. `faults` are what was set down on purpose.
+///
+/// # Errors
+/// If the nodes are in networks that nothing joins, an address is missing, or the lab cannot be observed.
+pub fn follow(
+    ctx: &Context<'_>,
+    faults: &Faults,
+    from: NodeId,
+    to: NodeId,
+    size: Option<usize>,
+) -> Result<Trace> {
+    let lab = ctx.lab;
+    let address =
+        lab.address(to).ok_or_else(|| Error::usage(format!("{} has no address", lab.full_name(to))))?;
+    let length = size.unwrap_or(PAYLOAD + OVERHEAD);
+    if length < SMALLEST {
+        return Err(Error::usage(format!("a probe has {SMALLEST} bytes or more")));
+    }
+    let expected = Expected::compute(lab, ctx.rib, faults);
+    let packet = Packet { from, to: address, src: None, ttl: ipv4::DEFAULT_TTL, length, whole: true };
+    let walks = walk::walks(lab, &mut Computed::new(lab, &expected, faults), &packet)?;
+    let before = drops(ctx);
+    let captures = captures(ctx)?;
+    let flight = arrival::fly_sized(ctx, from, to, address, size.map(|s| s - OVERHEAD))?;
+    let number = flight.arrived.map_or(flight.attempts.saturating_sub(1), |a| a.number);
+    let rows = drain(lab, captures, (flight.mark, number))?;
+    let crossings = in_order(lab, lab.node(from).base, rows);
+    let end =
+        End { arrived: flight.arrived.map(|a| a.header.ttl), unsent: flight.unsent.map(|e| e.to_string()) };
+    let watch = Watch { ctx, faults, before };
+    watch.explained(&packet, to, walks, &crossings, &end)
+}
+
+/// Follows a packet that `from` sends to `to` by itself: the first that is seen within `patience`.
+///
+/// # Errors
+/// As [`follow`]; and if there is none, or no wire between the two.
+pub fn follow_live(
+    ctx: &Context<'_>,
+    faults: &Faults,
+    from: NodeId,
+    to: NodeId,
+    patience: Duration,
+) -> Result<Trace> {
+    let lab = ctx.lab;
+    if lab.node(from).base == lab.node(to).base {
+        let title = format!("{} and {} are on one base node", lab.full_name(from), lab.full_name(to));
+        return Err(Error::usage(title)
+            .hint("traffic that crosses no wire is not captured; without --live a probe is sent"));
+    }
+    let before = drops(ctx);
+    let captures = captures(ctx)?;
+    let (identity, rows) = listen(lab, &captures, (from, to), patience)?.ok_or_else(|| {
+        let words = format!(
+            "nothing that {} sent to {} was seen in {} s",
+            lab.full_name(from),
+            lab.full_name(to),
+            patience.as_secs_f64()
+        );
+        Error::new(Kind::Failed, words)
+            .hint("--live waits for traffic of the nodes' own; without it a probe is sent")
+    })?;
+    let packet = Packet {
+        from,
+        to: identity.dst,
+        src: Some(identity.src),
+        ttl: identity.ttl,
+        length: identity.length,
+        whole: false,
+    };
+    let expected = Expected::compute(lab, ctx.rib, faults);
+    let walks = walk::walks(lab, &mut Computed::new(lab, &expected, faults), &packet)?;
+    let crossings = in_order(lab, lab.node(from).base, rows);
+    let last = crossings.last().filter(|c| c.received && lab.peer(c.row.end).node == lab.node(to).base);
+    // Its last node takes nothing from the TTL.
+    let arrived = last.and_then(|c| c.row.headers.last()).map(|h| h.ttl);
+    let watch = Watch { ctx, faults, before };
+    watch.explained(&packet, to, walks, &crossings, &End { arrived, unsent: None })
+}
+
+/// How a packet ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct End {
+    /// The TTL it arrived with.
+    arrived: Option<u8>,
+    /// Why its own node did not send it.
+    unsent: Option<String>,
+}
+
+/// What is needed to explain a difference.
+struct Watch<'a> {
+    ctx: &'a Context<'a>,
+    faults: &'a Faults,
+    /// What had been dropped before.
+    before: Option<Drops>,
+}
+
+impl Watch<'_> {
+    fn explained(
+        &self,
+        packet: &Packet,
+        to: NodeId,
+        walks: Vec<Walk>,
+        crossings: &[Crossing],
+        end: &End,
+    ) -> Result<Trace> {
+        let (ctx, faults, from) = (self.ctx, self.faults, packet.from);
+        let ways = walks.len();
+        let walk = nearest(walks, crossings);
+        let mut trace = compare(ctx.lab, (packet, to), &walk, crossings, end);
+        trace.ways = ways;
+        let own = walk.devices.iter().filter(|(end, _)| end.link.net == from.net);
+        trace.mtu = own.map(|(end, _)| ctx.lab.link(end.link).mtu).min();
+        trace.causes = devices(ctx, faults, &walk, packet)?;
+        if end.arrived.is_none() || trace.difference.is_some() {
+            trace.causes.extend(route(ctx, faults, from, packet.to)?);
+            trace.causes.extend(strong_hosts(ctx, &walk)?);
+            trace.causes.extend(rises(self.before.as_ref(), drops(ctx).as_ref()));
+            let unsent = end.unsent.as_ref().map(|e| format!("its kernel did not send it: {e}"));
+            trace.causes.extend(unsent.map(|what| Cause {
+                kind: CauseKind::Device,
+                at: label(ctx.lab, from),
+                what,
+            }));
+        }
+        Ok(trace)
+    }
+}
+
+/// By what a packet is known wherever it is seen: what no router changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    id: u16,
+    protocol: u8,
+    length: usize,
+    /// As first seen.
+    ttl: u8,
+    payload: Vec<u8>,
+}
+
+impl Identity {
+    fn of(headers: &[Ipv4Repr], bytes: &[u8]) -> Option<Self> {
+        let inner = headers.last()?;
+        let payload = bytes.get(headers.len() * ipv4::HEADER_LEN..)?.to_vec();
+        let (length, ttl) = (inner.payload_len + ipv4::HEADER_LEN, inner.ttl);
+        Some(Self {
+            src: inner.src,
+            dst: inner.dst,
+            id: inner.id,
+            protocol: inner.protocol,
+            length,
+            ttl,
+            payload,
+        })
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Self { ttl: 0, ..self.clone() } == Self { ttl: 0, ..other.clone() }
+    }
+}
+
+/// Waits for a packet from one node to the other; what it is, and where it was seen until it had crossed the last wire or
+/// the time was over.
+fn listen(
+    lab: &Lab,
+    captures: &Taps,
+    (from, to): (NodeId, NodeId),
+    patience: Duration,
+) -> Result<Option<(Identity, Rows)>> {
+    let ours =
+        |i: &Identity| lab.addresses(from).any(|a| a == i.src) && lab.addresses(to).any(|a| a == i.dst);
+    let (start, keys) = (lab.node(from).base, Keys::of(lab));
+    let (mut rows, mut found, mut buffer) = (Rows::new(), None::<Identity>, vec![0; 65_536]);
+    let mut until = Instant::now() + patience;
+    loop {
+        // Where it is sent first, so that the first packet is followed from its beginning.
+        let mut order: Vec<&(NodeId, Capture, BTreeMap<usize, EndId>)> = captures.iter().collect();
+        order.sort_by_key(|(node, ..)| *node != start);
+        for (node, capture, wires) in order {
+            let of_node: &mut [VecDeque<Row>; 2] = rows.entry(*node).or_default();
+            let read = || "cannot read a capture".to_owned();
+            while let Some(frame) = capture.recv(&mut buffer).doing(Kind::Kernel, read)? {
+                let Some(end) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
+                    continue;
+                };
+                let (bytes, sealed, kept) = keys.open_keeping(frame.bytes);
+                let headers = packet::stack(&bytes);
+                let Some(identity) = Identity::of(&headers, &bytes).filter(ours) else { continue };
+                if found.is_none() && *node == start && frame.outgoing {
+                    found = Some(identity.clone());
+                    until = until.min(Instant::now() + AFTERWARDS);
+                }
+                if found.as_ref().is_some_and(|f| f.is(&identity)) {
+                    of_node[usize::from(!frame.outgoing)].push_back(Row {
+                        end,
+                        headers,
+                        sealed,
+                        kept,
+                        bytes,
+                    });
+                }
+            }
+        }
+        let there = rows.get(&lab.node(to).base).is_some_and(|r| !r[1].is_empty());
+        if Instant::now() >= until || (there && is_through(lab, lab.node(to).base, start, &rows)) {
+            return Ok(found.map(|found| (found, rows)));
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            captures.iter().map(|(_, c, _)| PollFd::new(c.as_fd(), PollFlags::POLLIN)).collect();
+        let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e).doing(Kind::Kernel, || "cannot wait for a packet".into()),
+        }
+    }
+}
+
+/// Whether the last node of the way has it, and does not send it on.
+fn is_through(lab: &Lab, to: NodeId, from: NodeId, rows: &Rows) -> bool {
+    let crossings = in_order(lab, from, rows.clone());
+    let sent: usize = rows.values().map(|r| r[0].len()).sum();
+    crossings.len() == sent && crossings.last().is_some_and(|c| c.received && lab.peer(c.row.end).node == to)
+}
+
+type Taps = Vec<(NodeId, Capture, BTreeMap<usize, EndId>)>;
+
+/// A capture in each base node, and which device is which end of a wire.
+fn captures(ctx: &Context<'_>) -> Result<Taps> {
+    let nodes: Vec<NodeId> = ctx.lab.base().nodes.iter().map(|n| n.id).collect();
+    if nodes.len() > MANY {
+        limits::raise_open_files()
+            .doing(Kind::Environment, || "cannot raise the limit on open files".into())?;
+    }
+    each(&nodes, |node| {
+        let ns = &ctx.lab.node(*node).netns;
+        let open = || -> io::Result<_> {
+            let capture = Capture::open()?;
+            let mut wires = BTreeMap::new();
+            for end in &ctx.lab.node(*node).ends {
+                let index = nix::net::if_::if_nametoindex(ctx.lab.end(*end).dev.as_str())?;
+                wires.insert(usize::try_from(index).map_err(io::Error::other)?, *end);
+            }
+            Ok((capture, wires))
+        };
+        let opened = ctx.namespaces.run(ns, open)?;
+        let (capture, wires) = opened.doing(Kind::Kernel, || format!("cannot capture in namespace {ns}"))?;
+        Ok((*node, capture, wires))
+    })
+}
+
+/// What each base node sent and received of one probe, in order of time.
+type Rows = BTreeMap<NodeId, [VecDeque<Row>; 2]>;
+
+fn drain(lab: &Lab, captures: Taps, (mark, number): (Mark, usize)) -> Result<Rows> {
+    let (keys, mut rows, mut buffer) = (Keys::of(lab), Rows::new(), vec![0; 65_536]);
+    for (node, capture, wires) in captures {
+        let of_node: &mut [VecDeque<Row>; 2] = rows.entry(node).or_default();
+        while let Some(frame) =
+            capture.recv(&mut buffer).doing(Kind::Kernel, || "cannot read a capture".into())?
+        {
+            let Some(end) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
+                continue;
+            };
+            let (bytes, sealed, kept) = keys.open_keeping(frame.bytes);
+            let Some((headers, echo)) = wire::parse_request(&bytes) else { continue };
+            if mark.is_probe(&echo, number) {
+                of_node[usize::from(!frame.outgoing)].push_back(Row { end, headers, sealed, kept, bytes });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// From node to node as the probe went.
+fn in_order(lab: &Lab, from: NodeId, mut rows: Rows) -> Vec<Crossing> {
+    let (mut at, mut crossings) = (from, Vec::new());
+    while let Some(row) = rows.get_mut(&at).and_then(|r| r[0].pop_front()) {
+        let far = EndId { side: 1 - row.end.side, ..row.end };
+        at = lab.end(far).node;
+        let heard = rows.get_mut(&at).map(|r| &mut r[1]);
+        let same = |other: &Row| other.end == far && other.pairs() == row.pairs();
+        let place = heard.as_ref().and_then(|heard| heard.iter().position(same));
+        if let (Some(heard), Some(place)) = (heard, place) {
+            heard.remove(place);
+        }
+        let received = place.is_some();
+        crossings.push(Crossing { row, received });
+        if !received {
+            break;
+        }
+    }
+    crossings
+}
+
+/// Of ways of equal cost, the one that was taken the longest.
+fn nearest(walks: Vec<Walk>, crossings: &[Crossing]) -> Walk {
+    let common = |walk: &Walk| {
+        walk.wires().zip(crossings).take_while(|((end, stack), c)| is_same(*end, stack, c)).count()
+    };
+    let mut best = (0, Walk::default());
+    for (index, walk) in walks.into_iter().enumerate() {
+        let count = common(&walk);
+        if index == 0
+            || count > best.0
+            || (count == best.0
+                && count == crossings.len()
+                && walk.wires().count() == count
+                && best.1.wires().count() != count)
+        {
+            best = (count, walk);
+        }
+    }
+    best.1
+}
+
+/// Whether a crossing is as computed: the wire, and each header's addresses, TTL and protection.
+fn is_same(end: EndId, stack: &[Header], crossing: &Crossing) -> bool {
+    let row = &crossing.row;
+    let header = |(a, b): (&Header, &Ipv4Repr)| (a.src, a.dst, a.ttl) == (b.src, b.dst, b.ttl);
+    let sealed: BTreeSet<usize> = row.sealed.iter().map(|(index, _)| *index).collect();
+    let wanted: BTreeSet<usize> = (0..stack.len()).filter(|i| stack[*i].sealed).collect();
+    row.end == end
+        && crossing.received
+        && stack.len() == row.headers.len()
+        && stack.iter().zip(&row.headers).all(header)
+        && sealed == wanted
+}
+
+fn compare(
+    lab: &Lab,
+    (packet, to): (&Packet, NodeId),
+    walk: &Walk,
+    crossings: &[Crossing],
+    end: &End,
+) -> Trace {
+    let from = packet.from;
+    let wires: Vec<(EndId, &[Header])> = walk.wires().collect();
+    let (mut before, mut acts) = (Vec::new(), Vec::new());
+    for event in &walk.events {
+        match event {
+            Event::Wire { .. } => before.push(std::mem::take(&mut acts)),
+            Event::Added { .. } | Event::Removed { .. } | Event::Forwarded { .. } => {
+                acts.push(act(lab, event))
+            }
+        }
+    }
+    let count = wires.len().max(crossings.len());
+    let hops = (0..count).map(|index| Passing {
+        hop: index + 1,
+        computed: wires.get(index).map(|(end, stack)| computed(lab, from, *end, stack)),
+        captured: crossings.get(index).map(|c| captured(lab, from, c)),
+        before: before.get(index).cloned().unwrap_or_default(),
+    });
+    let hops: Vec<Passing> = hops.collect();
+    let (arrives, arrived) = (walk.lost.is_none(), end.arrived.is_some());
+    let differs = |index: &usize| match (wires.get(*index), crossings.get(*index)) {
+        (Some((end, stack)), Some(crossing)) => !is_same(*end, stack, crossing),
+        _ => true,
+    };
+    let ttl = walk.arrives_with;
+    let seen = end.arrived;
+    let first = (0..count).find(differs).map(|index| index + 1);
+    let last = || (arrives != arrived || (arrived && ttl != seen)).then_some(count + 1);
+    Trace {
+        from: lab.full_name(from),
+        to: lab.full_name(to),
+        address: packet.to,
+        length: packet.length,
+        mtu: None,
+        arrives,
+        arrived,
+        ttl: [ttl, seen],
+        hops,
+        end: acts,
+        // Where even vilab cannot say what must be, nothing differs.
+        difference: first.or_else(last).filter(|_| !walk.unknown),
+        ways: 1,
+        causes: Vec::new(),
+    }
+}
+
+/// What is done to a packet, in words.
+fn act(lab: &Lab, event: &Event) -> String {
+    let by = |at: NodeId, device: &Option<String>| match device {
+        Some(device) => format!("{} {device}", label(lab, at)),
+        None => label(lab, at),
+    };
+    match event {
+        Event::Added { at, device, header } => format!("{}: + {}", by(*at, device), one(lab, header)),
+        Event::Removed { at, device, header } => format!("{}: - {}", by(*at, device), one(lab, header)),
+        Event::Forwarded { at, ttl } => format!("{}: TTL {ttl}", label(lab, *at)),
+        Event::Wire { end, .. } => lab.full_link_name(end.link),
+    }
+}
+
+/// A header in words.
+fn one(lab: &Lab, header: &Header) -> String {
+    let (src, dst) = (header.src, header.dst);
+    let esp = if header.sealed { " and ESP" } else { "" };
+    match header.layer {
+        Layer::Tunnel => {
+            format!("base {} -> {}", names::name_of(lab, BASE, src), names::name_of(lab, BASE, dst))
+        }
+        Layer::Link(vi) => {
+            let word = match lab.fabric(vi) {
+                Some(emulated) => format!("exit({})", lab.net(emulated.inner).name),
+                None => format!("link({})", lab.net(vi).name),
+            };
+            format!(
+                "{word} {} -> {}{esp}",
+                names::link_end_name(lab, vi, src),
+                names::link_end_name(lab, vi, dst)
+            )
+        }
+        Layer::Net(net) => {
+            format!(
+                "{} {} -> {}",
+                lab.net(net).name,
+                names::name_of(lab, net, src),
+                names::name_of(lab, net, dst)
+            )
+        }
+    }
+}
+
+fn computed(lab: &Lab, from: NodeId, end: EndId, stack: &[Header]) -> Stack {
+    let pairs: Vec<_> = stack.iter().map(|h| (h.src, h.dst)).collect();
+    let headers = stack.iter().zip(words(lab, from, &pairs)).map(|(h, words)| HeaderSeen {
+        words,
+        src: h.src,
+        dst: h.dst,
+        ttl: h.ttl,
+        length: h.length,
+        sealed: h.sealed,
+        bytes: None,
+    });
+    on_wire(lab, end, headers.collect(), true)
+}
+
+fn captured(lab: &Lab, from: NodeId, crossing: &Crossing) -> Stack {
+    let row = &crossing.row;
+    let mut at = 0;
+    let headers =
+        row.headers.iter().enumerate().zip(words(lab, from, &row.pairs())).map(|((index, h), words)| {
+            let opened = row.bytes.get(at..at + ipv4::HEADER_LEN).unwrap_or_default();
+            let bytes = row.kept.get(&index).map_or(opened, Vec::as_slice);
+            at += ipv4::HEADER_LEN;
+            let length = bytes.get(2..4).map_or(0, |l| usize::from(u16::from_be_bytes([l[0], l[1]])));
+            HeaderSeen {
+                words,
+                src: h.src,
+                dst: h.dst,
+                ttl: h.ttl,
+                length,
+                sealed: row.sealed.iter().any(|(sealed, _)| *sealed == index),
+                bytes: Some(bytes.iter().map(|b| format!("{b:02x}")).collect()),
+            }
+        });
+    on_wire(lab, row.end, headers.collect(), crossing.received)
+}
+
+/// The layers in words. Beyond a gateway it is a packet of another network: that whose link header it has.
+fn words(lab: &Lab, from: NodeId, pairs: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<String> {
+    let outer = pairs.len().checked_sub(2).map(|at| pairs[at]);
+    let has = |net: NetId| {
+        lab.net(net).links.iter().any(|l| (0..2).any(|side| l.pairs(side).any(|p| Some(p) == outer)))
+    };
+    let beyond = || lab.joined(from.net).into_iter().find(|net| *net != from.net && has(*net));
+    let inside = lab.emulated.iter().any(|e| e.router.net == from.net && has(e.fabric));
+    let net = if inside || has(from.net) { from.net } else { beyond().unwrap_or(from.net) };
+    names::layers(lab, net, pairs)
+}
+
+fn on_wire(lab: &Lab, end: EndId, headers: Vec<HeaderSeen>, received: bool) -> Stack {
+    let link = lab.link(end.link);
+    let name = |node: NodeId| lab.node(node).name.clone();
+    Stack {
+        from: name(lab.end(end).node),
+        to: name(lab.peer(end).node),
+        link: link.name.clone(),
+        mtu: link.mtu,
+        headers,
+        received,
+    }
+}
+
+/// Devices on the way that are down, or whose MTU is not the computed one.
+fn devices(ctx: &Context<'_>, faults: &Faults, walk: &Walk, packet: &Packet) -> Result<Vec<Cause>> {
+    let lab = ctx.lab;
+    let (down, mut known) = (faults.ends(lab), BTreeMap::<NodeId, Snapshot>::new());
+    let (mut seen, mut causes) = (BTreeSet::new(), Vec::new());
+    for end in walk.devices.iter().flat_map(|(end, _)| [*end, EndId { side: 1 - end.side, ..*end }]) {
+        if !seen.insert(end) || down.contains(&end) {
+            continue;
+        }
+        let (at, device) = (lab.site(lab.end(end)).partition, &lab.end(end).dev);
+        let snapshot = match known.entry(at) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(converge::snapshot(ctx, at)?),
+        };
+        let wanted = lab.link(end.link).mtu;
+        let found = snapshot.links.values().find(|link| link.name == *device);
+        let what = match found {
+            None => Some((CauseKind::Device, format!("device {device} is gone"))),
+            Some(link) if !link.up => Some((CauseKind::Device, format!("device {device} is down"))),
+            Some(link) if link.mtu != wanted => {
+                let fits = usize::try_from(link.mtu).is_ok_and(|mtu| mtu >= packet.length || !packet.whole);
+                let fate = if fits { "" } else { ": the probe is too large for it" };
+                Some((CauseKind::Mtu, format!("device {device} has MTU {}, not {wanted}{fate}", link.mtu)))
+            }
+            Some(_) => None,
+        };
+        causes.extend(what.map(|(kind, what)| Cause { kind, at: label(lab, at), what }));
+    }
+    Ok(causes)
+}
+
+/// The first route on the way that is not the computed one.
+fn route(ctx: &Context<'_>, faults: &Faults, from: NodeId, to: Ipv4Addr) -> Result<Option<Cause>> {
+    let found = resolve::resolve(ctx, faults, &Question { from, name: None, to })?;
+    let step = found.measured.differs_from(&found.computed);
+    let step =
+        step.and_then(|at| Some((found.measured.steps.get(at - 1)?, found.computed.steps.get(at - 1))));
+    Ok(step.map(|(measured, computed)| {
+        let wanted = computed.map(|c| told(&c.found)).filter(|w| !w.is_empty());
+        let wanted = wanted.map(|w| format!("; computed: {w}")).unwrap_or_default();
+        Cause {
+            kind: CauseKind::Route,
+            at: measured.at.clone(),
+            what: format!("{}{wanted}", told(&measured.found)),
+        }
+    }))
+}
+
+/// What a step of a resolution says of a route; nothing for steps that say something else.
+fn told(found: &Found) -> String {
+    match found {
+        Found::Route { prefix, ways, .. } | Found::Exit { prefix, ways } => {
+            let ways: Vec<String> =
+                ways.iter().map(|w| format!("{} dev {}", w.neighbour, w.device)).collect();
+            format!("{prefix} via {}", ways.join(" or "))
+        }
+        Found::Broken { why } => why.clone(),
+        Found::Own => "it is its own address".to_owned(),
+        Found::Name { .. }
+        | Found::Link { .. }
+        | Found::Parallel { .. }
+        | Found::Strand { .. }
+        | Found::Tunnel { .. }
+        | Found::Inside { .. }
+        | Found::Port { .. }
+        | Found::Served { .. }
+        | Found::Again { .. }
+        | Found::Unknown => String::new(),
+    }
+}
+
+/// Entries of the strong-host rule on the way that are not in force.
+fn strong_hosts(ctx: &Context<'_>, walk: &Walk) -> Result<Vec<Cause>> {
+    let lab = ctx.lab;
+    let passed: BTreeSet<EndId> =
+        walk.devices.iter().map(|(end, _)| EndId { side: 1 - end.side, ..*end }).collect();
+    let nodes: BTreeSet<NodeId> = passed.iter().map(|end| lab.site(lab.end(*end)).base).collect();
+    let nodes: Vec<NodeId> = nodes.into_iter().collect();
+    let missing = rules(ctx, &nodes)?.into_iter().filter(|rule| !rule.in_force && passed.contains(&rule.end));
+    Ok(missing
+        .map(|rule| {
+            let from = rule.from.map(|from| lab.node(from).name.clone()).unwrap_or_default();
+            let what = format!(
+                "its strong-host rule lacks {} from {from}, of link {}",
+                rule.addr,
+                lab.full_link_name(rule.end.link)
+            );
+            Cause { kind: CauseKind::Filter, at: lab.full_name(rule.node), what }
+        })
+        .collect())
+}
+
+/// Counters of dropped packets by base node and name; nothing where a dataplane cannot be asked, which is then a cause itself.
+type Drops = BTreeMap<String, BTreeMap<String, u64>>;
+
+fn drops(ctx: &Context<'_>) -> Option<Drops> {
+    let mut all = counters::counters(ctx).ok()?;
+    for counters in all.values_mut() {
+        // What follows is IPv4; the kernels' own IPv6 is dropped all the time.
+        let told = |reason: &&Reason| **reason != Reason::NotIpv4;
+        counters.retain(|name, _| Reason::ALL.iter().filter(told).any(|reason| reason.as_str() == name));
+    }
+    Some(all)
+}
+
+/// What was counted between two looks.
+fn rises(before: Option<&Drops>, after: Option<&Drops>) -> Vec<Cause> {
+    let (Some(before), Some(after)) = (before, after) else {
+        let what = "a dataplane does not tell what it counts".to_owned();
+        return vec![Cause { kind: CauseKind::Service, at: "the lab".to_owned(), what }];
+    };
+    let mut causes = Vec::new();
+    for (node, counters) in after {
+        for (name, count) in counters {
+            let was = before.get(node).and_then(|c| c.get(name)).copied().unwrap_or(0);
+            if *count > was {
+                let what = format!("{name} counted {}", count - was);
+                causes.push(Cause { kind: CauseKind::Filter, at: format!("base/{node}"), what });
+            }
+        }
+    }
+    causes
+}
