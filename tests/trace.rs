@@ -158,7 +158,7 @@ fn labs_of_all_kinds_are_as_computed() {
     }
 }
 
-/// C4: outermost the base's header, then one for each layer; as bytes too.
+/// D13, D14: outermost the base's header, then one for each layer; as bytes too.
 fn headers(name: &str) {
     let (_, found) = trace(name, &["high/a", "b"]);
     let hops = found["hops"].as_array().expect("hops");

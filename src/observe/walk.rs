@@ -373,3 +373,69 @@ impl Walker<'_> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model;
+    use crate::observe::resolve::look::Computed;
+    use crate::routing::{Expected, Faults, Rib};
+
+    /// The ways of a packet of `length` bytes between two nodes, by their full names.
+    fn ways(lab: &Lab, (from, to): (&str, &str), length: usize) -> Vec<Walk> {
+        let id = |name: &str| lab.nodes().find(|n| lab.full_name(n.id) == name).unwrap().id;
+        let (rib, faults) = (Rib::compute(lab), Faults::default());
+        let expected = Expected::compute(lab, &rib, &faults);
+        let (from, to) = (id(from), lab.address(id(to)).unwrap());
+        let packet = Packet { from, to, src: None, ttl: DEFAULT_TTL, length, whole: true };
+        walks(lab, &mut Computed::new(lab, &expected, &faults), &packet).unwrap()
+    }
+
+    fn lab(text: &str) -> Lab {
+        model::parse(Path::new("lab.yaml"), text).unwrap()
+    }
+
+    #[test]
+    fn f11_a_packet_crosses_five_wires_and_only_its_network_header_ages() {
+        let lab = lab(include_str!("../../labs/figure-11-revisitation.yaml"));
+        let [walk] = &ways(&lab, ("line/A", "line/F"), 84)[..] else { panic!("one way") };
+        let ttls: Vec<Vec<u8>> = walk.wires().map(|(_, s)| s.iter().map(|h| h.ttl).collect()).collect();
+        assert_eq!(ttls, [[64, 64, 64], [64, 64, 63], [64, 64, 62], [64, 64, 61], [64, 64, 60]]);
+        let lengths: BTreeSet<Vec<usize>> =
+            walk.wires().map(|(_, s)| s.iter().map(|h| h.length).collect()).collect();
+        assert_eq!(lengths, BTreeSet::from([vec![124, 104, 84]]));
+        assert_eq!((walk.arrives_with, &walk.lost), (Some(60), &None));
+        let count = |of: fn(&Event) -> bool| walk.events.iter().filter(|e| of(e)).count();
+        assert_eq!(count(|e| matches!(e, Event::Added { .. })), 1 + 2 * 5);
+        assert_eq!(count(|e| matches!(e, Event::Removed { .. })), 2 * 5);
+    }
+
+    #[test]
+    fn what_is_larger_than_the_mtu_ends_at_its_sender() {
+        let lab = lab(include_str!("../../labs/figure-10-stacked.yaml"));
+        assert_eq!(ways(&lab, ("upper/U1", "upper/U2"), 1440)[0].lost, None);
+        let lost = ways(&lab, ("upper/U1", "upper/U2"), 1441)[0].lost.clone().unwrap();
+        assert_eq!(lab.full_name(lost.at), "upper/U1");
+        assert!(lost.why.starts_with("1441 bytes are more than the MTU of device"), "{}", lost.why);
+    }
+
+    #[test]
+    fn every_way_of_equal_cost_is_followed_once() {
+        let lab = lab(include_str!("../../labs/figure-05-internal-host.yaml"));
+        let ways = ways(&lab, ("home/H", "home/K"), 84);
+        let devices: BTreeSet<Vec<EndId>> =
+            ways.iter().map(|w| w.devices.iter().map(|(end, _)| *end).collect()).collect();
+        assert!(ways.len() > 1 && devices.len() == ways.len(), "{}", ways.len());
+        assert!(ways.iter().all(|w| w.lost.is_none()));
+    }
+
+    #[test]
+    fn d11_an_emulated_router_takes_one_from_the_ttl() {
+        let lab = lab(include_str!("../../labs/recursion.yaml"));
+        let walk = &ways(&lab, ("outer/nodeA", "outer/nodeB"), 84)[0];
+        assert_eq!(walk.arrives_with, Some(63));
+        assert_eq!(walk.wires().map(|(_, stack)| stack.len()).collect::<Vec<_>>(), [4, 5]);
+    }
+}
