@@ -14,6 +14,7 @@ mod internal;
 mod link;
 mod logs;
 mod machine;
+mod manual;
 mod measure;
 mod node;
 mod output;
@@ -31,7 +32,7 @@ mod wait;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
 
@@ -104,6 +105,10 @@ enum Command {
     Graph(graph::Args),
     /// Tell what this machine can carry, and how to get what is missing
     Doctor(doctor::Args),
+    /// Print what a shell needs to complete commands and options
+    Completions(manual::CompletionsArgs),
+    /// Write the manual pages, one for each command
+    Man(manual::ManArgs),
     #[command(flatten)]
     Internal(internal::Command),
 }
@@ -151,8 +156,23 @@ fn run(command: Command) -> Result<u8> {
         Command::Graph(args) => graph::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Impair(args) => impair::run(&args),
+        Command::Completions(args) => manual::completions(&args, &mut visible()),
+        Command::Man(args) => manual::man(&args, visible()),
         Command::Internal(command) => internal::run(command),
     }
+}
+
+/// The command line without what is not for users.
+fn visible() -> clap::Command {
+    let all = Cli::command();
+    let shown: Vec<clap::Command> = all.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect();
+    let bare = clap::Command::new("vilab")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(all.get_about().cloned().unwrap_or_default())
+        .long_about(all.get_long_about().cloned().unwrap_or_default())
+        .after_help(all.get_after_help().cloned().unwrap_or_default())
+        .subcommand_required(true);
+    bare.subcommands(shown)
 }
 
 fn code(e: &Error) -> u8 {
@@ -178,8 +198,6 @@ fn report_bugs() {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -190,6 +208,23 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{}", command.get_name());
         }
+    }
+
+    #[test]
+    fn completions_and_pages_know_every_command_and_nothing_hidden() {
+        let names: Vec<String> = visible().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        assert!(names.len() > 20 && names.len() < Cli::command().get_subcommands().count());
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let text = manual::completion_text(shell, &mut visible());
+            assert!(names.iter().all(|name| text.contains(name.as_str())), "{shell}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        manual::write_pages(dir.path(), visible()).unwrap();
+        for name in &names {
+            let page = std::fs::read_to_string(dir.path().join(format!("vilab-{name}.1"))).unwrap();
+            assert!(page.contains(".SH SYNOPSIS") && page.contains("Example"), "{name}");
+        }
+        assert!(dir.path().join("vilab.1").exists());
     }
 
     #[test]
