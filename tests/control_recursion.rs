@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use proptest::prelude::*;
-use vilab::model::{self, Given, Lab};
+use vilab::model::{self, Given, Lab, Source};
 use vilab::plan::{self, Machine};
 use vilab::routing::Rib;
 
@@ -85,6 +85,10 @@ fn load(text: &str, given: &[Given]) -> Lab {
     })
 }
 
+fn flat(text: &str, given: &[Given]) -> String {
+    model::flat(&Source { given, ..Source::new(Path::new("drawn.yaml"), text) }).expect("a good lab")
+}
+
 fn plan(lab: &Lab) -> String {
     plan::build(lab, &Rib::compute(lab), &MACHINE).expect("a machine that can do all").to_string()
 }
@@ -160,8 +164,8 @@ proptest! {
     #[test]
     fn d2_the_flat_lab_is_the_same_lab(d in drawn()) {
         let text = text(&d);
-        let flat = model::flat(Path::new("drawn.yaml"), &text, &given(&d)).expect("a good lab");
-        prop_assert_eq!(&model::flat(Path::new("drawn.yaml"), &flat, &[]).expect("a good lab"), &flat);
+        let flat = flat(&text, &given(&d));
+        prop_assert_eq!(&self::flat(&flat, &[]), &flat);
         let (lab, again) = (load(&text, &given(&d)), load(&flat, &[]));
         prop_assert_eq!(plan(&lab), plan(&again), "{}", flat);
         prop_assert_eq!(&lab.networks, &again.networks);

@@ -2,10 +2,12 @@
 //! stands by itself, comes out, and every error is noted. It never binds a name to a node.
 
 pub(crate) mod control;
+pub(crate) mod import;
 mod link;
 mod range;
 
 pub use control::{Given, MAX_LEVELS};
+pub use import::Imported;
 
 use std::collections::BTreeSet;
 

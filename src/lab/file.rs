@@ -6,7 +6,7 @@ use nix::unistd::{Uid, geteuid};
 
 use super::{owner, user};
 use crate::error::{Error, Kind, Result};
-use crate::model::{self, Given, Lab};
+use crate::model::{self, Given, Imported, Lab, Source};
 use crate::spec::{Diagnostic, Instances, Report};
 
 /// Reads the lab of a file.
@@ -23,7 +23,8 @@ pub fn load(path: &Path) -> Result<Lab> {
 /// # Errors
 /// As [`load`].
 pub fn load_with(path: &Path, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
-    model::parse_given(path, &read(path)?, given, running)
+    let file = LabFile::read(path, given)?;
+    model::parse_source(&file.source(path, given), running)
 }
 
 /// The flat lab of a file as YAML: see [`model::flat`].
@@ -31,7 +32,8 @@ pub fn load_with(path: &Path, given: &[Given], running: Option<&Lab>) -> Result<
 /// # Errors
 /// As [`load`].
 pub fn flat(path: &Path, given: &[Given]) -> Result<String> {
-    model::flat(path, &read(path)?, given)
+    let file = LabFile::read(path, given)?;
+    model::flat(&file.source(path, given))
 }
 
 /// Reads the lab of a file that is to be run on this machine: one that takes the place of `running`, see
@@ -40,12 +42,35 @@ pub fn flat(path: &Path, given: &[Given]) -> Result<String> {
 /// # Errors
 /// As [`load`], and if a VI has an owner that this machine does not know, or that the caller cannot give it to.
 pub fn load_to_run(path: &Path, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
-    let text = read(path)?;
-    let lab = model::parse_given(path, &text, given, running)?;
+    let file = LabFile::read(path, given)?;
+    let lab = model::parse_source(&file.source(path, given), running)?;
     if lab.networks.iter().any(|n| n.owner.is_some()) {
-        check_owners(path, &text, given)?;
+        check_owners(path, &file.text, given)?;
     }
     Ok(lab)
+}
+
+/// A lab file and what it imports, as they were when they were read.
+struct LabFile {
+    text: String,
+    imported: Imported,
+}
+
+impl LabFile {
+    fn read(path: &Path, given: &[Given]) -> Result<Self> {
+        let text = read(path)?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let file = |name: String| {
+            let found = std::fs::read(beside.join(&name)).map_err(|e| e.to_string());
+            (name, found)
+        };
+        let imported = model::imports(&text, given).map(file).into_iter().collect();
+        Ok(Self { text, imported })
+    }
+
+    fn source<'a>(&'a self, path: &'a Path, given: &'a [Given]) -> Source<'a> {
+        Source { path, text: &self.text, given, imported: &self.imported }
+    }
 }
 
 fn read(path: &Path) -> Result<String> {

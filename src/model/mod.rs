@@ -30,8 +30,8 @@ pub use impair::{LinkMeasured, Measured};
 pub use parallel::{Parallel, Spread, Strand};
 
 use crate::error::Result;
-pub use crate::expand::Given;
-use crate::expand::{self, control};
+use crate::expand::{self, control, import};
+pub use crate::expand::{Given, Imported};
 pub use crate::packet::esp::Suite as Security;
 use crate::spec::{self, Instances, Report, Spanned};
 
@@ -617,22 +617,67 @@ pub fn parse_with(path: &Path, text: &str, running: Option<&Lab>) -> Result<Lab>
 /// # Errors
 /// As [`parse`].
 pub fn parse_given(path: &Path, text: &str, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
+    parse_source(&Source { given, ..Source::new(path, text) }, running)
+}
+
+/// A lab file, and what it needs from elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// For the errors.
+    pub path: &'a Path,
+    pub text: &'a str,
+    /// Values for parameters of the lab.
+    pub given: &'a [Given],
+    /// The files that [`imports`] names.
+    pub imported: &'a Imported,
+}
+
+impl<'a> Source<'a> {
+    /// A file that needs nothing else.
+    #[must_use]
+    pub fn new(path: &'a Path, text: &'a str) -> Self {
+        static NONE: Imported = Imported::new();
+        Self { path, text, given: &[], imported: &NONE }
+    }
+}
+
+/// The lab of a file, with all that it needs from elsewhere: see [`parse_with`].
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_source(source: &Source<'_>, running: Option<&Lab>) -> Result<Lab> {
+    let Source { path, text, given, imported } = *source;
     let mut errors = Vec::new();
     let Some(file) = spec::read(text, &mut errors) else {
         return Err(Report::new(path, text, errors, &Instances::default()).into_error());
     };
     let flat = control::flatten(&file, given, &mut errors);
+    let tree = import::merged(&flat.tree, imported, &mut errors);
     let own = errors.clone();
-    let whole = (!flat.cut_short).then_some(&flat.tree);
+    let whole = (!flat.cut_short).then_some(tree.as_ref());
     let spec = whole.and_then(|tree| spec::decode(tree, &mut errors));
     let built = match spec.map(|spec| expand::expand(spec, &mut errors)) {
         Some(lab) => build(&lab, text, errors, running),
         None => Err(errors),
     };
+    // Without its topology the base lacks the places that VIs name.
+    let lost = own.iter().any(|e| e.rule == "import");
     built.map_err(|mut errors| {
         errors.retain(|e| own.is_empty() || own.contains(e) || !flat.is_echo(e));
+        errors.retain(|e| !(lost && e.rule == "placement"));
         Report::new(path, text, errors, &flat.instances).into_error()
     })
+}
+
+/// The topology file that a lab file imports, by the name that it has for it, relative to its own place.
+#[must_use]
+pub fn imports(text: &str, given: &[Given]) -> Option<String> {
+    if !text.contains("import") {
+        return None;
+    }
+    let mut errors = Vec::new();
+    let file = spec::read(text, &mut errors)?;
+    import::named(&control::flatten(&file, given, &mut errors).tree).map(|name| name.value)
 }
 
 /// The owners that a file names, each with its place there.
@@ -644,15 +689,15 @@ pub fn owners(text: &str, given: &[Given]) -> Vec<Spanned<String>> {
     spec.into_iter().flat_map(|s| s.vis).filter_map(|vi| vi.owner).collect()
 }
 
-/// The flat lab of a file as YAML: itself a lab file, of the same lab.
+/// The flat lab of a file as YAML: itself a lab file, of the same lab, which imports nothing.
 ///
 /// # Errors
 /// As [`parse`].
-pub fn flat(path: &Path, text: &str, given: &[Given]) -> Result<String> {
-    parse_given(path, text, given, None)?;
+pub fn flat(source: &Source<'_>) -> Result<String> {
+    parse_source(source, None)?;
     let mut errors = Vec::new();
-    let file = spec::read(text, &mut errors);
-    let flat = file.map(|file| control::flatten(&file, given, &mut errors));
-    let tree = flat.map(|flat| control::written_out(&flat.tree));
+    let file = spec::read(source.text, &mut errors);
+    let flat = file.map(|file| control::flatten(&file, source.given, &mut errors).tree);
+    let tree = flat.map(|tree| control::written_out(&import::merged(&tree, source.imported, &mut errors)));
     Ok(tree.map(|tree| spec::write(&tree, &control::escape)).unwrap_or_default())
 }

@@ -91,7 +91,8 @@ fn base(tree: &Tree, errors: &mut Errors) -> Option<BaseSpec> {
     let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
     let mtu = fields.take("mtu").and_then(|t| number(t, "`mtu`", 68..=65_535, errors));
     let routing = fields.take("routing").and_then(|t| routing(t, errors));
-    fields.not_yet(&["import"], errors);
+    // Expansion has used it up: it is named so that it can be meant.
+    let _expanded = fields.take("import");
     fields.finish(errors);
     Some(BaseSpec {
         span: tree.span,

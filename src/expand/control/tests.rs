@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::model::{self, Given};
+use crate::model::{self, Given, Source};
 
 pub(super) const TREE: &str = "name: t
 templates:
@@ -29,7 +29,8 @@ fn flat(text: &str) -> String {
 }
 
 fn flat_given(text: &str, given: &[Given]) -> String {
-    model::flat(Path::new("t.yaml"), text, given).unwrap_or_else(|e| panic!("{text}\n{}", said(e.report())))
+    let source = Source { given, ..Source::new(Path::new("t.yaml"), text) };
+    model::flat(&source).unwrap_or_else(|e| panic!("{text}\n{}", said(e.report())))
 }
 
 fn said(report: Option<&crate::spec::Report>) -> String {
