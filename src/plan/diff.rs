@@ -243,6 +243,7 @@ impl<'a> Differ<'a> {
         differ.find_broken();
         differ.find_lost();
         differ.reroute();
+        differ.cover();
         differ
     }
 
@@ -324,6 +325,31 @@ impl<'a> Differ<'a> {
                 self.change.reroutes.push(route(future, wanted_src));
             } else if !past.is_empty() && past.len() < hops.len() && there(src) {
                 self.change.reroutes.push(route(past, src));
+            }
+        }
+    }
+
+    /// Routes merged otherwise than before: what a new route takes over from one that goes, it takes over before that goes.
+    fn cover(&mut self) {
+        let mut going: BTreeMap<&str, BTreeSet<Ipv4Net>> = BTreeMap::new();
+        for thing in &self.old.things.all {
+            if let (Key::Route(ns, prefix), None) = (&thing.key, self.new.get(&thing.key)) {
+                going.entry(ns).or_default().insert(*prefix);
+            }
+        }
+        for thing in &self.new.all {
+            let Some(Op::AddRoute { ns, prefix, hops, src }) = thing.value.first() else { continue };
+            let Some(going) = going.get(ns.as_str()).filter(|_| self.old.things.get(&thing.key).is_none())
+            else {
+                continue;
+            };
+            let mut above = std::iter::successors(prefix.supernet(), Ipv4Net::supernet);
+            let last = Ipv4Net::from(prefix.broadcast());
+            let overlaps = going.range(*prefix..=last).next().is_some() || above.any(|p| going.contains(&p));
+            let there = src.is_none_or(|src| self.has_addr(ns, src));
+            if overlaps && there && hops.iter().all(|hop| self.carries(ns, &hop.dev)) {
+                self.settled.insert(thing.key.clone());
+                self.change.reroutes.extend(thing.value.first().cloned());
             }
         }
     }
@@ -466,6 +492,9 @@ impl<'a> Differ<'a> {
     }
 
     fn fate(&self, new: &Thing) -> Fate {
+        if matches!(new.key, Key::Route(..)) && self.settled.contains(&new.key) {
+            return Fate::Stays;
+        }
         let Some(old) = self.old.things.get(&new.key) else { return Fate::Set };
         let unsure = new.keys().iter().any(|k| self.old.unsure.contains(k));
         let same = things::same(old, new) && !unsure;
@@ -490,7 +519,6 @@ impl<'a> Differ<'a> {
                 _ => Fate::Set,
             },
             Key::Neighbour(_, dev, _) if !same || self.is_disturbed(ns, dev) => Fate::Replaced,
-            Key::Route(..) if self.settled.contains(&new.key) => Fate::Stays,
             Key::Route(..) if !same || self.forgets(old) => Fate::Replaced,
             Key::Sysctl(_, key) if !same || self.is_reset(ns, key) => Fate::Set,
             Key::Netns(_) | Key::Qdisc(..) | Key::Table(..) if !same => Fate::Replaced,
@@ -683,6 +711,42 @@ mod tests {
 
     fn strong(elements: &str) -> String {
         format!("table inet t {{\n  counter c {{ }}\n  set la {{ type ifname . ipv4_addr;{elements} }}\n}}\n")
+    }
+
+    /// A node with one device and these routes through it.
+    fn routes(prefixes: &[&str]) -> Plan {
+        let ns = || "b.X".to_owned();
+        let dev = || "e-Y".to_owned();
+        let mut ops = vec![
+            Op::AddNetns { ns: ns(), owner: None },
+            Op::AddTun { ns: ns(), dev: dev(), info: false },
+            Op::SetUp { ns: ns(), dev: dev(), mtu: 1500 },
+        ];
+        ops.extend(prefixes.iter().map(|prefix| Op::AddRoute {
+            ns: ns(),
+            prefix: prefix.parse().unwrap(),
+            hops: vec![Hop { via: None, dev: dev() }],
+            src: None,
+        }));
+        Plan { stages: vec![Stage { name: "all".to_owned(), ops }], ..Plan::default() }
+    }
+
+    #[test]
+    fn routes_merged_otherwise_come_before_those_go_that_they_replace() {
+        let merged = ["10.0.0.0/30", "10.0.1.0/32"];
+        let split = ["10.0.0.0/32", "10.0.0.1/32", "10.0.0.2/31", "10.0.2.0/32"];
+        for (old, new, first) in [(&merged[..], &split[..], 3), (&split, &merged, 1)] {
+            let change = diff(&routes(old), None, &routes(new));
+            let text: Vec<String> = change.reroutes.iter().map(ToString::to_string).collect();
+            assert_eq!(change.reroutes.len(), first, "{text:?}");
+            assert_eq!(change.removals.len(), old.len());
+            let set: Vec<&Op> = change.stages.iter().flat_map(|s| &s.ops).collect();
+            assert_eq!(
+                set.len(),
+                new.len() - first,
+                "what takes nothing over comes last, and nothing comes twice"
+            );
+        }
     }
 
     #[test]

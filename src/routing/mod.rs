@@ -5,6 +5,7 @@ pub mod fabric;
 mod faults;
 pub mod frr;
 mod journey;
+mod merge;
 pub mod protocol;
 pub mod reconfigure;
 mod roles;
@@ -38,6 +39,10 @@ pub struct Route {
     /// Preferred source: the host address, where the node has one.
     pub src: Option<Ipv4Addr>,
 }
+
+/// From so many nodes on, the routes of a static network are merged: in smaller ones each node and link has its own, which is
+/// easier to read.
+const MERGED_FROM: usize = 65;
 
 /// A prefix and the nodes it is attached to, or that announce it for another network.
 struct Target {
@@ -79,8 +84,9 @@ impl Rib {
             (0..network.nodes.len()).map(|node| graph.distances_to(node)).collect();
         let mut targets = targets(lab, network, cut);
         targets.extend(external_targets(lab, network, cut));
+        let bound = merges(lab, network).then_some(network.pool.prefix_len());
         let table = |node: usize| {
-            let mut table = graph.routes(lab, network, node, &targets, &distances);
+            let mut table = graph.routes(lab, network, node, &targets, &distances, bound);
             table.extend(wires_left(lab, network.nodes[node].id, cut));
             table.sort_by_key(|r| r.prefix);
             table
@@ -117,11 +123,12 @@ impl Rib {
     pub fn path(&self, lab: &Lab, from: NodeId, to: Ipv4Addr) -> Option<Vec<EndId>> {
         let mut path = Vec::new();
         let mut node = from;
+        let most = lab.nodes().count();
         while !lab.addresses(node).any(|a| a == to) {
             let end = *self.next_hops(lab, node, to).first()?;
             path.push(end);
             node = lab.peer(end).node;
-            if path.len() > lab.nodes().count() {
+            if path.len() > most {
                 return None;
             }
         }
@@ -243,6 +250,7 @@ impl Graph {
         best
     }
 
+    /// The routes of a node; with a bound, merged up to prefixes longer than that.
     fn routes(
         &self,
         lab: &Lab,
@@ -250,28 +258,33 @@ impl Graph {
         node: usize,
         targets: &[Target],
         distances: &[Vec<Option<u64>>],
+        bound: Option<u8>,
     ) -> Vec<Route> {
-        let own: Vec<Ipv4Addr> = lab.addresses(network.nodes[node].id).collect();
-        let hops_to: Vec<Vec<EndId>> =
-            (0..self.edges.len()).map(|to| self.next_hops(node, to, &distances[to])).collect();
+        let at = &network.nodes[node];
+        let own: Vec<Ipv4Addr> = lab.addresses(at.id).collect();
+        let mut sets = HopSets::default();
+        let hops_to: Vec<usize> =
+            (0..self.edges.len()).map(|to| sets.number(self.next_hops(node, to, &distances[to]))).collect();
         let horizon = protocol::horizon(network.routing).unwrap_or(u64::MAX);
         let mine = |target: &Target| match target.external {
             true => target.owners.contains(&node),
             false => own.iter().any(|a| target.prefix.contains(a)),
         };
-        let foreign = targets.iter().filter(|t| !mine(t));
-        foreign
-            .filter_map(|target| {
-                let distance = target.owners.iter().filter_map(|o| distances[*o][node]).min();
-                let distance = distance.filter(|d| *d <= horizon)?;
-                let nearest = target.owners.iter().filter(|o| distances[**o][node] == Some(distance));
-                let mut hops: Vec<EndId> = nearest.flat_map(|o| hops_to[*o].iter().copied()).collect();
-                hops.sort();
-                hops.dedup();
-                let src = network.nodes[node].host;
-                (!hops.is_empty()).then_some(Route { prefix: target.prefix, hops, src })
-            })
-            .collect()
+        let (mut inside, mut outside) = (Vec::new(), Vec::new());
+        for target in targets.iter().filter(|t| !mine(t)) {
+            let distance = target.owners.iter().filter_map(|o| distances[*o][node]).min();
+            let Some(distance) = distance.filter(|d| *d <= horizon) else { continue };
+            let nearest = target.owners.iter().filter(|o| distances[**o][node] == Some(distance));
+            let hops = nearest.fold(NO_HOPS, |hops, owner| sets.union(hops, hops_to[*owner]));
+            let list = if target.external { &mut outside } else { &mut inside };
+            list.extend((hops != NO_HOPS).then_some((target.prefix, hops)));
+        }
+        if let Some(bound) = bound {
+            inside = merge::merged(inside, bound);
+        }
+        let route =
+            |(prefix, hops): (Ipv4Net, usize)| Route { prefix, hops: sets.all[hops].clone(), src: at.host };
+        inside.into_iter().chain(outside).map(route).collect()
     }
 
     /// The ends of `node` that lie on a shortest path to node `to`.
@@ -282,5 +295,58 @@ impl Graph {
                 && distances[*peer].is_some_and(|rest| rest + cost == distance)
         };
         self.edges[node].iter().filter(on_path).map(|(_, _, end)| *end).collect()
+    }
+}
+
+/// Whether the routes of a network are merged. Those that routing daemons write, or that emulated routers follow prefix by
+/// prefix, are not.
+fn merges(lab: &Lab, network: &Network) -> bool {
+    network.routing == Routing::Static
+        && network.nodes.len() >= MERGED_FROM
+        && lab.emulated.iter().all(|e| e.router.net != network.id)
+}
+
+/// The number of the set without hops.
+const NO_HOPS: usize = 0;
+
+/// Sets of next hops, each once, ordered and numbered: a node has few of them, and many prefixes.
+struct HopSets {
+    all: Vec<Vec<EndId>>,
+    numbers: BTreeMap<Vec<EndId>, usize>,
+    unions: BTreeMap<(usize, usize), usize>,
+}
+
+impl Default for HopSets {
+    fn default() -> Self {
+        let numbers = [(Vec::new(), NO_HOPS)].into();
+        Self { all: vec![Vec::new()], numbers, unions: BTreeMap::new() }
+    }
+}
+
+impl HopSets {
+    fn number(&mut self, mut hops: Vec<EndId>) -> usize {
+        hops.sort();
+        hops.dedup();
+        if let Some(number) = self.numbers.get(&hops) {
+            return *number;
+        }
+        self.all.push(hops.clone());
+        self.numbers.insert(hops, self.all.len() - 1);
+        self.all.len() - 1
+    }
+
+    fn union(&mut self, a: usize, b: usize) -> usize {
+        if a == b || b == NO_HOPS {
+            return a;
+        }
+        if a == NO_HOPS {
+            return b;
+        }
+        if let Some(number) = self.unions.get(&(a.min(b), a.max(b))) {
+            return *number;
+        }
+        let number = self.number([self.all[a].as_slice(), &self.all[b]].concat());
+        self.unions.insert((a.min(b), a.max(b)), number);
+        number
     }
 }
