@@ -62,8 +62,9 @@ const SILENCE: &str = "table ip vi_fastpath {
 /// If the machine cannot carry the dataplane that the file asks for.
 pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let (dataplanes, why) = dataplanes(lab, machine)?;
-    let planner =
-        Planner { lab, rib, machine, dataplanes: &dataplanes, link_layers: link_layers(lab, &dataplanes) };
+    let link_layers = link_layers(lab, &dataplanes);
+    let hosts = lab.networks.iter().map(|network| hosts(lab, network)).collect();
+    let planner = Planner { lab, rib, machine, dataplanes: &dataplanes, link_layers, hosts };
     let mut stages = vec![
         Stage { name: "namespaces".to_owned(), ops: planner.namespaces() },
         Stage { name: "gateways".to_owned(), ops: gateways(lab) },
@@ -256,6 +257,19 @@ struct Planner<'a> {
     machine: &'a Machine,
     dataplanes: &'a [Dataplane],
     link_layers: LinkLayers,
+    /// `/etc/hosts` of the nodes of each network.
+    hosts: Vec<String>,
+}
+
+/// `/etc/hosts` of all nodes of a network: the names of that network.
+fn hosts(lab: &Lab, network: &Network) -> String {
+    let mut text = "127.0.0.1\tlocalhost\n".to_owned();
+    for node in &network.nodes {
+        if let Some(addr) = lab.address(node.id) {
+            let _ = writeln!(text, "{addr}\t{} {}.{}", node.name, node.name, network.name);
+        }
+    }
+    text
 }
 
 impl<'a> Planner<'a> {
@@ -629,23 +643,14 @@ impl<'a> Planner<'a> {
 
     fn view(&self, node: &Node) -> View {
         let resolver = resolv_conf(&self.lab.net(node.id.net).name);
-        let files =
-            [("/etc/hosts".to_owned(), self.hosts(node)), ("/etc/resolv.conf".to_owned(), resolver)].into();
+        let files = [
+            ("/etc/hosts".to_owned(), self.hosts[node.id.net.0].clone()),
+            ("/etc/resolv.conf".to_owned(), resolver),
+        ]
+        .into();
         let mut view = View { files, dirs: PRIVATE.map(str::to_owned).to_vec() };
         routing::add_to_view(self.lab, node.id, self.machine, &mut view);
         view
-    }
-
-    /// `/etc/hosts` of a node: the names of its own network.
-    fn hosts(&self, node: &Node) -> String {
-        let network = self.lab.net(node.id.net);
-        let mut text = "127.0.0.1\tlocalhost\n".to_owned();
-        for other in &network.nodes {
-            if let Some(addr) = self.lab.address(other.id) {
-                let _ = writeln!(text, "{addr}\t{} {}.{}", other.name, other.name, network.name);
-            }
-        }
-        text
     }
 }
 

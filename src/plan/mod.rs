@@ -15,6 +15,7 @@ mod routing;
 pub mod security;
 mod text;
 mod things;
+mod views;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -80,6 +81,7 @@ pub struct Plan {
     /// What the process that watches strands must know, where the kernel carries links over parallel underlays.
     pub strands: Option<StrandsConfig>,
     /// What each namespace that can be entered shows, beside the machine's own files.
+    #[serde(with = "views")]
     pub views: BTreeMap<String, View>,
     /// Processes that run while the lab is up and that the network needs, in the order of their start: those of one
     /// node one after the other, each when those before it that say when they are ready are ready.
