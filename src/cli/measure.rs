@@ -30,17 +30,17 @@ pub(super) fn unit(stage: &str) -> Option<&'static str> {
 /// network, and measures what its impaired links do.
 pub(super) fn verify(
     state: &State,
+    rib: &Rib,
     namespaces: &Namespaces,
     fastpath_control: Option<PathBuf>,
     patience: Option<Duration>,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<(Timings, Vec<LinkMeasured>)> {
-    let rib = Rib::compute(&state.lab);
     let dataplanes = &state.dataplanes;
     let netem = state.netem;
     let context = Context {
         lab: &state.lab,
-        rib: &rib,
+        rib,
         namespaces,
         dataplanes,
         netem,

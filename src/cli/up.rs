@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -90,8 +91,13 @@ pub(super) fn run(args: &Args) -> Result<u8> {
 
 /// The plan for this machine.
 pub(super) fn plan(lab: &Lab) -> Result<Plan> {
-    let rib = Rib::compute(lab);
-    crate::plan::build(lab, &rib, &machine::machine()?)
+    // The machine is tried by a process of its own.
+    let (rib, machine) = thread::scope(|scope| {
+        let machine = scope.spawn(machine::machine);
+        let rib = Rib::compute(lab);
+        (rib, machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    crate::plan::build(lab, &rib, &machine?)
 }
 
 /// How a lab's coming up ended, if not with an error.

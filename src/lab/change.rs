@@ -34,7 +34,7 @@ use crate::model::names::host_name;
 use crate::names;
 use crate::plan::{Change, Plan, View};
 use crate::process;
-use crate::routing::Faults;
+use crate::routing::{Faults, Rib};
 
 /// The subcommand under which [`run`] is started.
 pub const CHANGE: &str = "lab-change";
@@ -247,7 +247,8 @@ fn carry_out(dir: &Path, verify: Verify<'_>) -> Result<Timings> {
     })?;
     let namespaces = Namespaces::at(super::namespaces_dir(dir));
     let control = super::engine::config_file(dir).exists().then(|| super::control_socket(dir));
-    let verified = verify(&job.state, &namespaces, control, job.patience, &mut tell);
+    let rib = Rib::compute(&job.state.lab);
+    let verified = verify(&job.state, &rib, &namespaces, control, job.patience, &mut tell);
     let apps = if job.services { timed(&mut timings, "apps", || take(dir, &job.plan.apps)) } else { Ok(()) };
     let verified = verified.map(|(took, measured)| {
         job.state.measured = measured;

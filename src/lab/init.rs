@@ -29,6 +29,7 @@ use crate::model::LinkMeasured;
 use crate::model::names::host_name;
 use crate::names;
 use crate::plan::Service;
+use crate::routing::Rib;
 
 /// The subcommand under which [`super::engine::run`] is started.
 pub const ENGINE: &str = "lab-engine";
@@ -71,6 +72,7 @@ pub const APPS: &str = "apps";
 pub type Verify<'a> = &'a (
         dyn Fn(
     &State,
+    &Rib,
     &Namespaces,
     Option<PathBuf>,
     Option<Duration>,
@@ -102,12 +104,19 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let init = host_pid().doing(Kind::Environment, building)?;
     mounts::fresh_proc();
     mounts::fresh_sys();
-    let job: Job = serde_json::from_reader(io::BufReader::new(io::stdin()))
-        .doing(Kind::Bug, || "cannot read the plan".into())?;
+    let mut job = Vec::new();
+    let reading = || "cannot read the plan".to_owned();
+    io::stdin().read_to_end(&mut job).doing(Kind::Bug, reading)?;
+    let job: Job = serde_json::from_slice(&job).doing(Kind::Bug, reading)?;
     nix::unistd::sethostname(&job.lab.name).doing(Kind::Environment, building)?;
     let (namespaces, nodes) = prepare(dir, &job).doing(Kind::Environment, building)?;
-    super::change::write_plan(dir, &job.plan).doing(Kind::Environment, building)?;
-    let mut timings = apply::run(&job.plan, &namespaces, &mut tell)?;
+    // While the kernel works, what needs no namespace.
+    let (rib, mut timings) = thread::scope(|scope| {
+        let beside = scope.spawn(|| write_all(dir, &job).map(|()| Rib::compute(&job.lab)));
+        let timings = apply::run(&job.plan, &namespaces, &mut tell);
+        let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok::<_, Error>((beside.doing(Kind::Environment, building)?, timings?))
+    })?;
     let home = job.file.parent().unwrap_or(Path::new("/"));
     let mut supervisor =
         Supervisor::new(dir, &job.lab.name, home, nodes).doing(Kind::Environment, building)?;
@@ -140,7 +149,7 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let control = job.plan.fastpath.as_ref().map(|_| super::control_socket(dir));
     start_services(&mut supervisor, &job.plan.services, NETWORK, &mut timings)?;
     let (verified, measured) =
-        beside(&mut supervisor, || verify(&state, &namespaces, control, job.patience, &mut tell))?;
+        beside(&mut supervisor, || verify(&state, &rib, &namespaces, control, job.patience, &mut tell))?;
     timings.extend(verified);
     state.measured = measured;
     start_services(&mut supervisor, &job.plan.apps, APPS, &mut timings)?;
@@ -228,16 +237,20 @@ pub(super) fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> R
     Ok(result)
 }
 
-/// The views of the nodes, and the namespace files' own file system; both end with the lab.
+/// The places of the nodes' files and of the namespaces, on file systems that end with the lab.
 fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
-    let views = Views::of(dir);
-    views.prepare(job.plan.views.values())?;
-    let hostnames = job.lab.nodes().map(|n| (n.netns.as_str(), host_name(&n.name))).collect();
-    view::put_all(&views, &job.plan.views, &hostnames)?;
+    Views::of(dir).prepare(job.plan.views.values())?;
     let nodes = Nodes::of(dir)?;
     let ns = super::namespaces_dir(dir);
     fs::create_dir(&ns)?;
     mounts::tmpfs(&ns)?;
+    Ok((Namespaces::at(ns), nodes))
+}
+
+/// The files of the nodes and of the lab's own processes, and the plan.
+fn write_all(dir: &Path, job: &Job) -> io::Result<()> {
+    let hostnames = job.lab.nodes().map(|n| (n.netns.as_str(), host_name(&n.name))).collect();
+    view::put_all(&Views::of(dir), &job.plan.views, &hostnames)?;
     if let Some(config) = &job.plan.fastpath {
         fs::write(super::engine::config_file(dir), serde_json::to_vec(config)?)?;
     }
@@ -251,7 +264,7 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
         fs::write(super::strands::config_file(dir), serde_json::to_vec(config)?)?;
     }
     fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
-    Ok((Namespaces::at(ns), nodes))
+    super::change::write_plan(dir, &job.plan)
 }
 
 /// Starts one of the lab's own processes and waits until it says that it does its work.
