@@ -26,8 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Running {
     dir: PathBuf,
     state: State,
-    init: OwnedFd,
-    watcher: OwnedFd,
 }
 
 impl Running {
@@ -38,7 +36,7 @@ impl Running {
     pub fn open(name: &str) -> Result<Self> {
         match find(&dir::base()?, name)? {
             Found::Up(running) => Ok(*running),
-            Found::Starting(_) => Err(Error::usage(format!("lab {name} is still coming up"))),
+            Found::Starting => Err(Error::usage(format!("lab {name} is still coming up"))),
             Found::Nothing => Err(unknown(name, &names()?)),
         }
     }
@@ -194,30 +192,26 @@ impl Running {
     pub fn join(&self) -> Result<()> {
         super::user::join(self.state.init)
     }
-
-    /// Ends the lab and waits until the kernel has ended its processes and its watcher has removed its state.
-    ///
-    /// # Errors
-    /// If it belongs to somebody else, or does not end.
-    pub fn end(self) -> Result<()> {
-        kill(&self.init, Signal::SIGKILL, self.name())?;
-        await_end(&self.watcher, &self.dir, self.name())
-    }
 }
 
-/// Ends lab `name` even if it is only coming up.
+/// Ends lab `name` even if it is only coming up. Its state is not read: that of a large lab takes longer than its end.
 ///
 /// # Errors
 /// If there is none, or it does not end.
 pub fn end(name: &str) -> Result<()> {
     let base = dir::base()?;
-    match find(&base, name)? {
-        Found::Up(running) => running.end(),
-        Found::Starting(watcher) => {
+    let path = base.join(name);
+    let looking = || format!("cannot look at lab {name}");
+    let holder = match is_name(name) {
+        true => dir::holder(&path).doing(Kind::Environment, looking)?,
+        false => Holder::Nobody,
+    };
+    match holder {
+        Holder::Watcher(watcher) => {
             kill(&watcher, Signal::SIGTERM, name)?;
-            await_end(&watcher, &base.join(name), name)
+            await_end(&watcher, &path, name)
         }
-        Found::Nothing => Err(unknown(name, &names()?)),
+        Holder::Nobody => Err(unknown(name, &names()?)),
     }
 }
 
@@ -256,7 +250,7 @@ fn await_end(watcher: &OwnedFd, dir: &Path, name: &str) -> Result<()> {
 enum Found {
     Up(Box<Running>),
     /// The watcher is there, the state is not.
-    Starting(OwnedFd),
+    Starting,
     Nothing,
 }
 
@@ -268,14 +262,12 @@ fn find(base: &Path, name: &str) -> Result<Found> {
     let what = || format!("cannot look at lab {name}");
     match dir::holder(&path).doing(Kind::Environment, what)? {
         Holder::Nobody => Ok(Found::Nothing),
-        Holder::Watcher(watcher) => {
+        Holder::Watcher(_) => {
             let Some(state) = State::read(&path).doing(Kind::Environment, what)? else {
-                return Ok(Found::Starting(watcher));
+                return Ok(Found::Starting);
             };
-            // While the watcher lives it leaves init's process id to no other.
-            let init = pidfd::open(state.init).doing(Kind::Environment, what)?;
             match dir::holder(&path).doing(Kind::Environment, what)? {
-                Holder::Watcher(_) => Ok(Found::Up(Box::new(Running { dir: path, state, init, watcher }))),
+                Holder::Watcher(_) => Ok(Found::Up(Box::new(Running { dir: path, state }))),
                 Holder::Nobody => Ok(Found::Nothing),
             }
         }
