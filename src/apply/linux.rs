@@ -28,6 +28,9 @@ const LO: u32 = 1;
 /// Lab devices are numbered from here, once in the whole lab, so that none changes its index by moving.
 const FIRST_INDEX: u32 = 10;
 
+/// So many namespaces are set up without looking at what is set already.
+const FEW: usize = 8;
+
 /// A namespace that has been made: its file and the one socket that configures it.
 #[derive(Debug)]
 struct Netns {
@@ -47,6 +50,8 @@ pub struct Linux {
     next_index: u32,
     /// What is there already is replaced; else it is refused.
     replaces: bool,
+    /// No sysctl has been written yet: all namespaces are as the kernel makes them.
+    pristine: bool,
 }
 
 impl Linux {
@@ -57,7 +62,8 @@ impl Linux {
         let _kept = crate::sys::limits::raise_open_files();
         let here = Socket::open().doing(Kind::Environment, || "cannot open a netlink socket".into())?;
         let (open, devices) = Default::default();
-        Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX, replaces: false })
+        let (replaces, pristine) = (false, true);
+        Ok(Self { namespaces, here, open, devices, next_index: FIRST_INDEX, replaces, pristine })
     }
 
     /// For changing what is in these namespaces, as far as they are there.
@@ -65,7 +71,7 @@ impl Linux {
     /// # Errors
     /// If one cannot be entered, or the kernel refuses a netlink socket.
     pub fn changing(namespaces: Namespaces, touched: &BTreeSet<String>) -> Result<Self> {
-        let mut linux = Self { replaces: true, ..Self::new(namespaces)? };
+        let mut linux = Self { replaces: true, pristine: false, ..Self::new(namespaces)? };
         let there: Vec<&str> = touched.iter().map(String::as_str).filter(|ns| linux.is_there(ns)).collect();
         linux.open_all(&there)?;
         Ok(linux)
@@ -298,7 +304,17 @@ impl Kernel for Linux {
     }
 
     fn set_sysctls(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
-        self.visit(by_ns, |op| {
+        let pristine = std::mem::replace(&mut self.pristine, false);
+        let fresh = if pristine && by_ns.len() > FEW { fresh_sysctls(by_ns)? } else { BTreeMap::new() };
+        let is_set = |op: &Op| match op {
+            Op::SetSysctl { key, value, .. } => fresh.get(key.as_str()).is_some_and(|is| is == value),
+            _ => false,
+        };
+        let needed = by_ns.iter().filter_map(|(ns, ops)| {
+            let ops: Vec<&Op> = ops.iter().copied().filter(|op| !is_set(op)).collect();
+            (!ops.is_empty()).then_some((*ns, ops))
+        });
+        self.visit(&needed.collect(), |op| {
             let Op::SetSysctl { key, value, .. } = op else {
                 return Err(Error::bug(format!("not a sysctl: {op:?}")));
             };
@@ -349,6 +365,34 @@ impl Kernel for Linux {
             workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
         })
     }
+}
+
+/// What the sysctls of `by_ns` are in a namespace as the kernel makes it: most need not be written. Left out are those that
+/// writing another one may change, and those that a namespace is to have written twice.
+fn fresh_sysctls<'a>(by_ns: &BTreeMap<&str, Vec<&'a Op>>) -> Result<BTreeMap<&'a str, String>> {
+    let mut once: BTreeMap<&str, bool> = BTreeMap::new();
+    for ops in by_ns.values() {
+        let mut here = BTreeSet::new();
+        for op in ops {
+            let Op::SetSysctl { key, .. } = op else { continue };
+            let first = here.insert(key.as_str());
+            *once.entry(key).or_insert(true) &= first;
+        }
+    }
+    let alone = |key: &str| {
+        key.starts_with("net/ipv4/") && !key.ends_with("/forwarding") && !key.ends_with("redirects")
+    };
+    let keys = once.into_iter().filter(|(key, once)| *once && alone(key)).map(|(key, _)| key);
+    let keys: Vec<&str> = keys.collect();
+    on_a_thread(|| {
+        let what = || "cannot make a namespace to look at".to_owned();
+        unshare(CloneFlags::CLONE_NEWNET).doing(Kind::Kernel, what)?;
+        let value = |key: &&'a str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/{key}")).ok()?;
+            Some((*key, text.trim_end().to_owned()))
+        };
+        Ok(keys.iter().filter_map(value).collect())
+    })
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "only two operations are about security")]
