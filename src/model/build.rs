@@ -275,6 +275,8 @@ impl<'a> Builder<'a> {
 
     fn place(&mut self, net: NetId) {
         let Some(below) = self.lab.net(net).over else { return };
+        let bearers: BTreeMap<String, NodeId> =
+            self.lab.net(below).nodes.iter().rev().map(|n| (n.name.clone(), n.id)).collect();
         for (index, spec) in self.vi(net).nodes.iter().enumerate() {
             let word = spec.at.value.as_str();
             if word.is_empty() || self.lab.net(below).nodes.is_empty() {
@@ -282,7 +284,7 @@ impl<'a> Builder<'a> {
             }
             let prefix = format!("{}/", self.lab.net(below).name);
             let short = word.strip_prefix(&prefix).unwrap_or(word);
-            match self.find(below, short) {
+            match bearers.get(short).copied() {
                 Some(at) => {
                     self.check_bearer(net, at, &spec.at);
                     let place = self.lab.node(at);
@@ -365,10 +367,6 @@ impl<'a> Builder<'a> {
         self.errors.push(error);
     }
 
-    fn find(&self, net: NetId, name: &str) -> Option<NodeId> {
-        self.lab.net(net).nodes.iter().find(|n| n.name == name).map(|n| n.id)
-    }
-
     fn links(&mut self, net: NetId, specs: &[FlatLink]) {
         let index: BTreeMap<String, NodeId> =
             self.lab.net(net).nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
@@ -402,13 +400,14 @@ impl<'a> Builder<'a> {
         index: &BTreeMap<String, NodeId>,
         end: &Spanned<String>,
     ) -> Option<(NodeId, Option<Seat>)> {
-        if net != BASE
+        let found = index.get(&end.value).copied();
+        if found.is_none()
+            && net != BASE
             && let Some((router, port)) = emulated::port_of(self.vi(net), &end.value)
         {
             let router = NodeId { net, index: router };
             return Some((router, Some(self.find_seat(router, port, end.span)?)));
         }
-        let found = index.get(&end.value).copied();
         if found.is_none() {
             let network = self.lab.net(net);
             let title = format!("`{}` has no node `{}`", network.name, end.value);

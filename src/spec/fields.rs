@@ -1,6 +1,7 @@
 //! Taking maps and scalars apart. A [`Tree`] goes in; typed values come out, and every error is noted. It never
 //! lets a key pass unread.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::diag::{Diagnostic, Span, Spanned};
@@ -201,12 +202,13 @@ pub(crate) fn entries<'a>(
         return Vec::new();
     };
     let mut found: Vec<(Spanned<String>, &Tree)> = Vec::new();
+    let mut first: BTreeMap<&str, Span> = BTreeMap::new();
     for (key, value) in map {
         let Some(name) = text(key, "a name", errors) else { continue };
-        match found.iter().find(|(n, _)| n.value == name.value) {
-            Some((first, _)) => errors.push(
+        match plain_text(key).and_then(|word| first.insert(word, name.span)) {
+            Some(earlier) => errors.push(
                 Diagnostic::new("duplicate-key", key.span, format!("`{}` is there twice", name.value))
-                    .see(first.span, "first here"),
+                    .see(earlier, "first here"),
             ),
             None => found.push((name, value)),
         }
