@@ -306,9 +306,9 @@ impl Kernel for Linux {
     fn set_sysctls(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
         let pristine = std::mem::replace(&mut self.pristine, false);
         let fresh = if pristine && by_ns.len() > FEW { fresh_sysctls(by_ns)? } else { BTreeMap::new() };
-        let is_set = |op: &Op| match op {
-            Op::SetSysctl { key, value, .. } => fresh.get(key.as_str()).is_some_and(|is| is == value),
-            _ => false,
+        let is_set = |op: &Op| {
+            let Op::SetSysctl { key, value, .. } = op else { return false };
+            fresh.get(key.as_str()).is_some_and(|is| is == value)
         };
         let needed = by_ns.iter().filter_map(|(ns, ops)| {
             let ops: Vec<&Op> = ops.iter().copied().filter(|op| !is_set(op)).collect();
