@@ -13,7 +13,7 @@ const FORMATS: [&str; 3] = ["square.graphml", "square.gml", "square.clab.yml"];
 
 /// A lab file beside the fixtures, in a directory of its own.
 fn load(name: &str, rest: &str) -> Lab {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     lab::load(&write(dir.path(), name, rest)).unwrap_or_else(|e| {
         panic!("{rest}\n{}", e.report().map(|r| r.render(false)).unwrap_or_else(|| e.to_string()))
     })
@@ -21,10 +21,10 @@ fn load(name: &str, rest: &str) -> Lab {
 
 fn write(dir: &Path, name: &str, rest: &str) -> std::path::PathBuf {
     for format in FORMATS {
-        fs::copy(Path::new("fixtures/import").join(format), dir.join(format)).unwrap();
+        fs::copy(Path::new("fixtures/import").join(format), dir.join(format)).expect("a fixture");
     }
     let path = dir.join(format!("{name}.yaml"));
-    fs::write(&path, format!("name: {name}\n{rest}")).unwrap();
+    fs::write(&path, format!("name: {name}\n{rest}")).expect("a lab file");
     path
 }
 
