@@ -38,7 +38,7 @@ fn names(lab: &Lab) -> (Vec<&str>, Vec<&str>) {
 
 fn plan(lab: &Lab) -> String {
     plan::build(lab, &Rib::compute(lab), &Machine { tun: true, redirect: true, ..Machine::default() })
-        .unwrap()
+        .expect("a plan")
         .to_string()
 }
 
