@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and speak")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 //! Links whose packets are sent in fragments, on both dataplanes: what passes is what was sent, and a packet is lost with
 //! each of its fragments.
 
