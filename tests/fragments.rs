@@ -25,7 +25,11 @@ fn socket(lab: &Up, at: &str) -> UdpSocket {
     let running = lab.running();
     let model = &running.state().lab;
     let node = model.nodes().find(|n| model.full_name(n.id) == at).unwrap();
-    let open = || UdpSocket::bind((node.host.unwrap(), 0)).unwrap();
+    let open = || {
+        // Without DF.
+        std::fs::write("/proc/sys/net/ipv4/ip_no_pmtu_disc", "1").unwrap();
+        UdpSocket::bind((node.host.unwrap(), 0)).unwrap()
+    };
     running.namespaces().run(&node.netns, open).unwrap()
 }
 

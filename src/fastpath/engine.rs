@@ -308,7 +308,9 @@ impl Engine {
             match source {
                 Source::Base(node) => self.read_base(*node),
                 Source::Tun(i) => self.read_tun(*i),
-                Source::Shaped(i) => self.read_shaped(*i),
+                Source::Shaped(i) => {
+                    self.read_shaped(*i);
+                }
                 Source::Timer => self.release(),
                 Source::Routes(_) | Source::Listener | Source::Client(_) | Source::Signal => continue,
             }
@@ -522,11 +524,12 @@ impl Engine {
         self.finish(node, &inputs);
     }
 
-    fn read_shaped(&mut self, device: usize) {
+    /// Whether there may be more.
+    fn read_shaped(&mut self, device: usize) -> bool {
         let now = self.now();
         let frame = &mut self.frames[0];
         for _ in 0..socket::BATCH {
-            let Some(tap) = self.shaped.tap(device) else { return };
+            let Some(tap) = self.shaped.tap(device) else { return false };
             match tun::read(tap, frame.room()) {
                 Ok(len) => frame.filled(len),
                 Err(e) => {
@@ -534,13 +537,14 @@ impl Engine {
                         // The device is gone; left in the set, it would be ready for ever.
                         let _ = self.epoll.delete(tap);
                     }
-                    return;
+                    return false;
                 }
             }
             if let Fate::Hold(until) = self.shaped.admit(device, frame.packet(), now) {
                 self.held.push(until, Held::Frame { device, bytes: frame.packet().into() });
             }
         }
+        true
     }
 
     /// Impairs a device of the kernel, or no more.
@@ -551,7 +555,8 @@ impl Engine {
             Need::Attach => {
                 let attach = move || shaped::attach(&namespaces, &device).map(|open| (device, open));
                 let (device, open) = self.meanwhile(attach)??;
-                let new = self.shaped.attached(device, open);
+                let (new, left_over) = self.shaped.attached(device, open);
+                close(left_over);
                 let Some(tap) = self.shaped.tap(new) else { return Ok(()) };
                 self.watch(tap, Source::Shaped(new))
                     .doing(Kind::Kernel, || "fast path: cannot watch a device".into())?;
@@ -565,12 +570,15 @@ impl Engine {
         Ok(())
     }
 
-    /// A device that is impaired no more. What closing waits for in the kernel, packets need not wait for.
+    /// A device that is impaired no more: nothing new comes to its TAP, and what is in it is taken out.
     fn leave(&mut self, device: &ShapedDevice) {
-        let Some(closed) = self.shaped.detached(device) else { return };
-        // A descriptor that another holds too would go on being told of.
-        let _gone = self.epoll.delete(closed.tap());
-        std::thread::spawn(move || drop(closed));
+        let Some(device) = self.shaped.position(device) else { return };
+        while self.read_shaped(device) {}
+        if let Some(tap) = self.shaped.tap(device) {
+            // A descriptor that another holds too would go on being told of.
+            let _gone = self.epoll.delete(tap);
+        }
+        close(self.shaped.detached(device));
     }
 
     fn impair(&mut self, netns: &str, dev: &str, to: Impairment) -> Reply {
@@ -730,6 +738,11 @@ pub(super) fn refusal(error: &io::Error) -> Reason {
         Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Reason::TxOverrun,
         _ => Reason::TxError,
     }
+}
+
+/// What closing waits for in the kernel, packets need not wait for.
+fn close<T: Send + 'static>(left_over: T) {
+    std::thread::spawn(move || drop(left_over));
 }
 
 fn open_bases(config: &Config, namespaces: &Namespaces) -> Result<Vec<Base>> {

@@ -34,21 +34,29 @@ const SEED: u64 = 0x7669_6c61_6220_7368;
 #[derive(Debug)]
 struct Device {
     what: ShapedDevice,
-    /// None when it is impaired no more.
-    open: Option<Attachment>,
+    index: u32,
+    /// Where its frames come from; none when it is impaired no more.
+    tap: Option<OwnedFd>,
+    /// Still there when it is impaired no more, for frames that are held.
+    injector: Injector,
     shaper: Shaper,
     counters: Counters,
 }
 
-/// What stands beside an impaired device. To close it may take the kernel long, so that is not for the thread that
-/// carries packets.
+/// What has been put beside a device of this index.
 #[derive(Debug)]
 pub(super) struct Attachment {
-    /// Of the device.
     index: u32,
-    /// Where its frames come from.
     tap: OwnedFd,
     injector: Injector,
+}
+
+/// What is left over of an attachment. To close it may take the kernel long, so that is not for the thread that carries
+/// packets.
+#[derive(Debug)]
+pub(super) enum LeftOver {
+    Tap(#[expect(dead_code, reason = "to be closed")] OwnedFd),
+    Injector(#[expect(dead_code, reason = "to be closed")] Injector),
 }
 
 /// All impaired devices. Indices stay: a device that is impaired no more keeps its place.
@@ -82,7 +90,7 @@ impl Devices {
 
     /// What is to be done in the kernel before what leaves a device is impaired as `what` says.
     pub(super) fn need(&self, what: &ShapedDevice) -> Need {
-        let attached = self.position(what).is_some_and(|i| self.all[i].open.is_some());
+        let attached = self.position(what).is_some_and(|i| self.all[i].tap.is_some());
         match (what.impair.is_none(), attached) {
             (true, true) => Need::Detach,
             (false, false) => Need::Attach,
@@ -97,29 +105,31 @@ impl Devices {
         }
     }
 
-    /// Impairs what leaves a device that has been attached to; gives its index, as its TAP is new and must be watched.
-    pub(super) fn attached(&mut self, what: ShapedDevice, attachment: Attachment) -> usize {
-        let open = Some(attachment);
+    /// Impairs what leaves a device that has been attached to; gives its place, as its TAP is new and must be watched, and
+    /// what is left over.
+    pub(super) fn attached(&mut self, what: ShapedDevice, new: Attachment) -> (usize, Option<LeftOver>) {
+        let Attachment { index, tap, injector } = new;
         if let Some(i) = self.position(&what) {
-            self.all[i].shaper.change(what.impair);
-            self.all[i].open = open;
-            return i;
+            let device = &mut self.all[i];
+            device.shaper.change(what.impair);
+            (device.index, device.tap) = (index, Some(tap));
+            let old = std::mem::replace(&mut device.injector, injector);
+            return (i, Some(LeftOver::Injector(old)));
         }
         let (shaper, counters) = (Shaper::new(what.impair), Counters::default());
-        self.all.push(Device { what, open, shaper, counters });
-        self.all.len() - 1
+        self.all.push(Device { what, index, tap: Some(tap), injector, shaper, counters });
+        (self.all.len() - 1, None)
     }
 
-    /// The device has been detached from, or is gone: it is impaired no more. What is left over is for the caller to
-    /// close.
-    pub(super) fn detached(&mut self, what: &ShapedDevice) -> Option<Attachment> {
-        let device = self.position(what).map(|i| &mut self.all[i])?;
+    /// Device `i` has been detached from, or is gone: it is impaired no more. What it holds it sends in time.
+    pub(super) fn detached(&mut self, i: usize) -> Option<LeftOver> {
+        let device = self.all.get_mut(i)?;
         device.shaper.change(Impairment::default());
-        device.open.take()
+        device.tap.take().map(LeftOver::Tap)
     }
 
     pub(super) fn tap(&self, i: usize) -> Option<BorrowedFd<'_>> {
-        self.all.get(i)?.open.as_ref().map(Attachment::tap)
+        self.all.get(i)?.tap.as_ref().map(AsFd::as_fd)
     }
 
     /// Decides about a frame that was read from the TAP of device `i`.
@@ -164,24 +174,24 @@ impl Devices {
     /// Those that are impaired and not among `wanted`.
     pub(super) fn all_but(&self, wanted: &[ShapedDevice]) -> Vec<ShapedDevice> {
         let place = |d: &ShapedDevice| (d.netns.clone(), d.dev.clone());
-        let gone = |d: &&Device| d.open.is_some() && !wanted.iter().any(|w| place(w) == place(&d.what));
+        let gone = |d: &&Device| d.tap.is_some() && !wanted.iter().any(|w| place(w) == place(&d.what));
         self.all.iter().filter(gone).map(|d| d.what.clone()).collect()
     }
 
     /// Whether the device does what is wanted.
     pub(super) fn does(&self, wanted: &ShapedDevice) -> bool {
         let known = self.position(wanted).map(|i| &self.all[i]);
-        known.is_some_and(|d| d.open.is_some() && d.shaper.impairment() == wanted.impair)
+        known.is_some_and(|d| d.tap.is_some() && d.shaper.impairment() == wanted.impair)
     }
 
     /// Whether the device has been made anew since it was impaired.
     pub(super) fn is_stale(&self, what: &ShapedDevice) -> bool {
-        let Some(known) = self.position(what).and_then(|i| self.all[i].open.as_ref()) else { return false };
+        let Some(known) = self.position(what).map(|i| &self.all[i]) else { return false };
         let index = self.namespaces.run(&what.netns, || nix::net::if_::if_nametoindex(what.dev.as_str()));
-        !matches!(index, Ok(Ok(index)) if index == known.index)
+        known.tap.is_some() && !matches!(index, Ok(Ok(index)) if index == known.index)
     }
 
-    fn position(&self, what: &ShapedDevice) -> Option<usize> {
+    pub(super) fn position(&self, what: &ShapedDevice) -> Option<usize> {
         self.all.iter().position(|d| d.what.netns == what.netns && d.what.dev == what.dev)
     }
 }
@@ -209,12 +219,6 @@ pub(super) fn detach(namespaces: &Namespaces, what: &ShapedDevice) -> Result<()>
         .doing(Kind::Kernel, cannot)
 }
 
-impl Attachment {
-    pub(super) fn tap(&self) -> BorrowedFd<'_> {
-        self.tap.as_fd()
-    }
-}
-
 impl Device {
     /// Bytes that count: those of the IP packet.
     fn len(&self, frame: &[u8]) -> usize {
@@ -222,8 +226,7 @@ impl Device {
     }
 
     fn send(&mut self, frame: &[u8]) {
-        let Some(open) = &mut self.open else { return };
-        if let Err(e) = open.injector.send(frame) {
+        if let Err(e) = self.injector.send(frame) {
             self.counters.drop(super::engine::refusal(&e));
         }
     }

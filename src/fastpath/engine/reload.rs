@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Base, Engine, Follower, Held, Source, inodes, open_base, open_partition, places, tun};
+use super::{Base, Engine, Follower, Held, Source, close, inodes, open_base, open_partition, places, tun};
 use crate::error::{Context, Kind, Result};
 use crate::fastpath::Reason;
 use crate::fastpath::config::{Config, ShapedDevice};
@@ -48,8 +48,7 @@ impl Engine {
         self.places = places(&new);
         self.inodes = inodes;
         let closed = self.exchange(&new, &moves, opened);
-        // What closing waits for in the kernel, packets need not wait for.
-        std::thread::spawn(move || drop(closed));
+        close(closed);
         let watching = || "fast path: cannot watch its sources".to_owned();
         self.watch_again().doing(Kind::Kernel, watching)?;
         for partition in changed {
