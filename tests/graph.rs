@@ -108,3 +108,20 @@ fn a_vi_that_is_not_there_and_a_network_too_large_are_refused() {
     let refused = Graph::of(&large, &Rib::default(), &[]);
     assert_eq!(refused, Err(Refused::TooMany { network: "base".to_owned(), nodes: 1001 }));
 }
+
+/// A base network whose nodes have a `location:` is a map: west is left, north is behind.
+#[test]
+fn located_nodes_lie_as_on_a_map() {
+    let text = "name: map\nbase:\n  nodes:\n    W: {location: [47.6, -122.3]}\n    S: {location: [29.8, -95.4]}\n    \
+                N: {location: [41.9, -87.6]}\n    E: {location: [40.7, -74.0]}\n    somewhere:\n  \
+                links: [E -- S, S -- W, W -- N, N -- E, E -- somewhere]\n";
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
+    std::fs::write(&file, text).expect("the text");
+    let graph = graph_of(&lab::load(file.path()).expect("the lab is right"), &[]);
+    let lies = |name: &str| graph.planes[0].nodes.iter().find(|n| n.name == name).expect("a node").lies;
+    let [w, s, n, e] = ["W", "S", "N", "E"].map(lies);
+    assert!(w.x < s.x && s.x < n.x && n.x < e.x, "from west to east: {w:?} {s:?} {n:?} {e:?}");
+    assert!(w.y < n.y && n.y < e.y && e.y < s.y, "from north to south: {w:?} {n:?} {e:?} {s:?}");
+    let other = lies("somewhere");
+    assert!((other.x - e.x).hypot(other.y - e.y) < 2.0, "beside its neighbour: {other:?} {e:?}");
+}

@@ -137,6 +137,7 @@ fn network(
         wires: Vec::new(),
         forwards: true,
         sysctls: BTreeMap::new(),
+        location: None,
     };
     let link = |(index, (a, b, left, right, mtu)): (usize, &(usize, usize, &str, &str, u32))| Link {
         id: LinkId { net: NetId(net), index },

@@ -21,7 +21,7 @@ pub(super) fn arrange(graph: &mut Graph) {
     let loose: Vec<Option<Vec<Point>>> =
         (0..graph.planes.len()).map(|p| is_loose(graph, p).then(|| alone(&graph.planes[p]))).collect();
     let Some(base) = graph.planes.first() else { return };
-    let mut points = alone(base);
+    let mut points = on_the_map(base).unwrap_or_else(|| alone(base));
     let visits = |p: &usize| loose[*p].is_none().then(|| most(&graph.planes[*p]));
     let room = 1.0 + 0.25 * ((1..graph.planes.len()).filter_map(|p| visits(&p)).fold(1.0, f64::max) - 1.0);
     let widest = loose.iter().flatten().map(|p| width(p)).fold(0.0, f64::max);
@@ -55,6 +55,38 @@ fn lay(graph: &mut Graph, plane: usize, points: Vec<Point>) {
 
 fn alone(plane: &Plane) -> Vec<Point> {
     stress::alone(plane.nodes.len(), &edges(plane))
+}
+
+/// A layout by the places of nodes on earth, where two links or more join nodes whose places are known: a map in which a
+/// degree of latitude is as long as one of longitude in its middle (equirectangular), turned so that north is behind. A
+/// link is as long as elsewhere on average; nodes too near one another are moved apart, and the others find their place.
+fn on_the_map(plane: &Plane) -> Option<Vec<Point>> {
+    let located: Vec<[f64; 2]> = plane.nodes.iter().filter_map(|n| n.location).collect();
+    let middle = located.iter().map(|[north, _]| north).sum::<f64>() / located.len().max(1) as f64;
+    let narrow = middle.to_radians().cos();
+    let places: Vec<Option<Point>> = plane
+        .nodes
+        .iter()
+        .map(|n| n.location.map(|[north, east]| Point::new(east * narrow, -north)))
+        .collect();
+    let edges = edges(plane);
+    let spans: Vec<f64> = edges
+        .iter()
+        .filter_map(|(a, b)| Some(places[*a]?.minus(places[*b]?).length()))
+        .filter(|span| *span > 0.0)
+        .collect();
+    if spans.len() < 2 {
+        return None;
+    }
+    let scale = spans.len() as f64 / spans.iter().sum::<f64>();
+    let places: Vec<Option<Point>> = places.iter().map(|p| p.map(|p| p.times(scale))).collect();
+    let known = places.iter().flatten();
+    let centre =
+        known.clone().fold(Point::default(), |sum, p| sum.plus(*p)).times(1.0 / located.len() as f64);
+    let places: Vec<Option<Point>> = places.iter().map(|p| p.map(|p| p.minus(centre))).collect();
+    let start = (0..places.len()).map(|i| places[i].unwrap_or_else(|| between(i, &edges, &places))).collect();
+    let holds: Vec<Hold> = places.iter().map(|p| p.map_or(Hold::Free, |p| Hold::Near(p, FIRM))).collect();
+    Some(stress::held(start, &edges, &holds, 1.0))
 }
 
 fn edges(plane: &Plane) -> Vec<(usize, usize)> {

@@ -69,6 +69,9 @@ pub struct Spot {
     pub ports: Vec<Place>,
     /// Base nodes, where one VI is drawn: what they are to it.
     pub part: Option<Part>,
+    /// Base nodes: where on earth it is, degrees north and east.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<[f64; 2]>,
     /// Where it lies on its plane.
     pub lies: Point,
 }
@@ -210,6 +213,7 @@ fn spot(lab: &Lab, network: &Network, node: &Node, planes: &BTreeMap<NetId, usiz
         played_by: emulated.map(|e| lab.net(e.inner).name.clone()),
         ports: ports.collect(),
         part: None,
+        location: node.location,
         lies: Point::default(),
     }
 }

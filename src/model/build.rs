@@ -146,6 +146,7 @@ impl<'a> Builder<'a> {
                 wires: Vec::new(),
                 forwards: false,
                 sysctls: spec.sysctls.clone(),
+                location: spec.location,
             }
         });
         self.lab.networks.push(Network {
@@ -257,6 +258,7 @@ impl<'a> Builder<'a> {
             wires: Vec::new(),
             forwards: true,
             sysctls: BTreeMap::new(),
+            location: None,
         });
         self.lab.networks.push(Network {
             id: net,

@@ -241,6 +241,8 @@ pub struct Node {
     /// Whether it forwards packets that are not for itself.
     pub forwards: bool,
     pub sysctls: BTreeMap<String, String>,
+    /// Base nodes: where on earth it is, degrees north and east. Pictures are drawn by it.
+    pub location: Option<[f64; 2]>,
 }
 
 /// A link between two nodes of one network.

@@ -25,7 +25,7 @@ pub(super) fn app(tree: &Tree, errors: &mut Errors) -> Option<AppSpec> {
     let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
     let run = fields.require("run", errors).and_then(|t| command(t, "`run`", errors));
     let name = fields.take("name").and_then(|t| text(t, "`name`", errors));
-    let restart = fields.take("restart").and_then(|t| choice(t, "`restart`", &RESTARTS, &[], errors));
+    let restart = fields.take("restart").and_then(|t| choice(t, "`restart`", &RESTARTS, errors));
     let ready = fields.take("ready").and_then(|t| ready(t, errors));
     fields.finish(errors);
     Some(AppSpec { span: tree.span, at: at?, name, run: run?, restart: restart.unwrap_or_default(), ready })

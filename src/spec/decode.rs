@@ -42,7 +42,7 @@ pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
     let name = fields.require("name", errors).and_then(|t| lab_name(t, errors));
     let description =
         fields.take("description").and_then(|t| text(t, "`description`", errors)).map(|s| s.value);
-    let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, &[], errors));
+    let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, errors));
     let base = fields.require("base", errors).and_then(|t| base(t, errors));
     let vis = fields.take("vis").map(|t| vis(t, errors)).unwrap_or_default();
     let gateways = fields
@@ -105,7 +105,7 @@ fn base(tree: &Tree, errors: &mut Errors) -> Option<BaseSpec> {
 }
 
 fn routing(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Routing>> {
-    choice(tree, "`routing`", &ROUTINGS, &[], errors).map(|routing| Spanned::new(routing, tree.span))
+    choice(tree, "`routing`", &ROUTINGS, errors).map(|routing| Spanned::new(routing, tree.span))
 }
 
 fn prefix(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Ipv4Net>> {
@@ -149,13 +149,38 @@ fn base_nodes(tree: &Tree, errors: &mut Errors) -> Vec<BaseNodeSpec> {
 fn base_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<BaseNodeSpec> {
     const ROLES: [(&str, Role); 2] = [("host", Role::Host), ("router", Role::Router)];
     let mut fields = Fields::new(tree, "a base node", errors)?;
-    let role = fields.take("role").and_then(|t| choice(t, "`role`", &ROLES, &[], errors));
-    let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, &[], errors));
+    let role = fields.take("role").and_then(|t| choice(t, "`role`", &ROLES, errors));
+    let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, errors));
     let loopback = fields.take("loopback").and_then(|t| parsed(t, "`loopback`", "an IPv4 address", errors));
     let sysctls = fields.take("sysctls").map(|t| sysctls(t, errors)).unwrap_or_default();
-    fields.not_yet(&["location"], errors);
+    let location = fields.take("location").and_then(|t| location(t, errors));
     fields.finish(errors);
-    Some(BaseNodeSpec { name, role, dataplane, loopback, sysctls })
+    Some(BaseNodeSpec { name, role, dataplane, loopback, sysctls, location })
+}
+
+/// A place on earth: `[latitude, longitude]` in degrees, north and east positive.
+fn location(tree: &Tree, errors: &mut Errors) -> Option<[f64; 2]> {
+    const EXPECTED: &str = "`[latitude, longitude]` in degrees, such as [52.1, 11.6]";
+    let Value::Seq(items) = &tree.value else {
+        errors.push(wrong_type(tree, "`location`", EXPECTED));
+        return None;
+    };
+    let [latitude, longitude] = items.as_slice() else {
+        errors.push(Diagnostic::new("wrong-value", tree.span, format!("`location` is {EXPECTED}")));
+        return None;
+    };
+    let mut degrees = |tree: &Tree, what: &str, most: f64| {
+        let found = parsed::<f64>(tree, what, "a number of degrees", errors)?;
+        if (-most..=most).contains(&found.value) {
+            return Some(found.value);
+        }
+        let title = format!("{what} is between -{most} and {most}, not {}", found.value);
+        errors.push(Diagnostic::new("wrong-value", tree.span, title));
+        None
+    };
+    let latitude = degrees(latitude, "a latitude", 90.0);
+    let longitude = degrees(longitude, "a longitude", 180.0);
+    Some([latitude?, longitude?])
 }
 
 fn sysctls(tree: &Tree, errors: &mut Errors) -> BTreeMap<String, String> {
@@ -206,7 +231,7 @@ fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec>
 fn emulate(tree: &Tree, errors: &mut Errors) -> Option<EmulateSpec> {
     const RESOLVES: [(&str, Resolve); 2] = [("exchange", Resolve::Exchange), ("computed", Resolve::Computed)];
     let mut fields = Fields::new(tree, "`emulate`", errors)?;
-    let resolve = fields.take("resolve").and_then(|t| choice(t, "`resolve`", &RESOLVES, &[], errors));
+    let resolve = fields.take("resolve").and_then(|t| choice(t, "`resolve`", &RESOLVES, errors));
     fields.finish(errors);
     Some(EmulateSpec { span: tree.span, resolve: resolve.unwrap_or_default() })
 }
@@ -225,7 +250,7 @@ fn owner(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
 }
 
 fn security(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Option<Security>>> {
-    choice(tree, "`security`", &SECURITIES, &[], errors).map(|s| Spanned::new(s, tree.span))
+    choice(tree, "`security`", &SECURITIES, errors).map(|s| Spanned::new(s, tree.span))
 }
 
 fn vi_mtu(tree: &Tree, errors: &mut Errors) -> Option<Spanned<ViMtu>> {
@@ -270,7 +295,7 @@ fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<Vi
     let at = at.and_then(|t| text(t, "`at`", errors));
     let role = fields
         .take("role")
-        .and_then(|t| choice(t, "`role`", &ROLES, &[], errors).map(|role| Spanned::new(role, t.span)));
+        .and_then(|t| choice(t, "`role`", &ROLES, errors).map(|role| Spanned::new(role, t.span)));
     let address = fields.take("address").and_then(|t| parsed(t, "`address`", "an IPv4 address", errors));
     let emulate = fields.take("emulate").and_then(|t| text(t, "`emulate`", errors));
     let port = fields.take("port").and_then(|t| text(t, "`port`", errors));

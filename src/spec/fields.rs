@@ -64,15 +64,6 @@ impl<'a> Fields<'a> {
         found
     }
 
-    /// Keys the language has and this version does not carry out.
-    pub(crate) fn not_yet(&mut self, keys: &[&'static str], errors: &mut Errors) {
-        for key in keys {
-            if let Some((span, _)) = self.take_key(key) {
-                errors.push(not_yet(span, &format!("`{key}:`")));
-            }
-        }
-    }
-
     /// Whatever was not taken is unknown.
     pub(crate) fn finish(self, errors: &mut Errors) {
         for (name, span, _) in &self.items {
@@ -82,10 +73,6 @@ impl<'a> Fields<'a> {
             );
         }
     }
-}
-
-pub(crate) fn not_yet(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::new("not-supported", span, format!("{what} is not supported yet"))
 }
 
 pub(crate) fn wrong_type(tree: &Tree, what: &str, expected: &str) -> Diagnostic {
@@ -156,23 +143,18 @@ pub(crate) fn boolean(tree: &Tree, what: &str, errors: &mut Errors) -> Option<bo
     parsed::<bool>(tree, what, "true or false", errors).map(|s| s.value)
 }
 
-/// One of some words: those that are carried out, and those that are not yet.
+/// One of some words.
 pub(crate) fn choice<T: Copy>(
     tree: &Tree,
     what: &str,
     words: &[(&'static str, T)],
-    later: &[&'static str],
     errors: &mut Errors,
 ) -> Option<T> {
     let word = text(tree, what, errors)?;
     if let Some((_, value)) = words.iter().find(|(w, _)| *w == word.value) {
         return Some(*value);
     }
-    if later.contains(&word.value.as_str()) {
-        errors.push(not_yet(tree.span, &format!("{what} `{}`", word.value)));
-        return None;
-    }
-    let all: Vec<&str> = words.iter().map(|(w, _)| *w).chain(later.iter().copied()).collect();
+    let all: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
     errors.push(
         Diagnostic::new("wrong-value", tree.span, format!("{what} cannot be `{}`", word.value))
             .label(format!("one of: {}", all.join(", ")))

@@ -66,13 +66,15 @@ pub struct BaseNodeSpec {
     pub dataplane: Option<DataplaneChoice>,
     pub loopback: Option<Spanned<Ipv4Addr>>,
     pub sysctls: BTreeMap<String, String>,
+    /// Degrees north and east.
+    pub location: Option<[f64; 2]>,
 }
 
 impl BaseNodeSpec {
     /// A node that is merely named.
     #[must_use]
     pub fn named(name: Spanned<String>) -> Self {
-        Self { name, role: None, dataplane: None, loopback: None, sysctls: BTreeMap::new() }
+        Self { name, role: None, dataplane: None, loopback: None, sysctls: BTreeMap::new(), location: None }
     }
 }
 

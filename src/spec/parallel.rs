@@ -43,7 +43,7 @@ pub(super) fn over(tree: &Tree, errors: &mut Errors) -> Option<(Spanned<String>,
 /// Takes `spread` and `weights`.
 pub(super) fn take(fields: &mut Fields<'_>, errors: &mut Errors) -> SpreadSpec {
     let spread = fields.take("spread").and_then(|t| {
-        let word = choice(t, "`spread`", &SPREADS, &[], errors)?;
+        let word = choice(t, "`spread`", &SPREADS, errors)?;
         Some(Spanned::new(word, t.span))
     });
     let weights = fields.take("weights").and_then(|t| weights(t, errors));

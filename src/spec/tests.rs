@@ -277,11 +277,10 @@ fn inject(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
     let mut fields = Fields::new(tree, "`inject`", errors)?;
     let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
     let stack = fields.require("stack", errors).map(|t| arrows(t, errors)).unwrap_or_default();
-    let delivered = fields.require("is", errors).and_then(|t| choice(t, "`is`", &FATES, &[], errors));
+    let delivered = fields.require("is", errors).and_then(|t| choice(t, "`is`", &FATES, errors));
     let by = fields.take("by").and_then(|t| text(t, "`by`", errors)).map(|s| s.value);
     let switch = [("on", true), ("off", false)];
-    let strong_host =
-        fields.take("strong-host").and_then(|t| choice(t, "`strong-host`", &switch, &[], errors));
+    let strong_host = fields.take("strong-host").and_then(|t| choice(t, "`strong-host`", &switch, errors));
     fields.finish(errors);
     let strong_host = strong_host.unwrap_or(true);
     Some(TestKindSpec::Inject(InjectSpec { at: at?, stack, delivered: delivered?, by, strong_host }))

@@ -24,7 +24,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Graph, Fault> {
         Value::Scalar(name) => Ok(name.clone()),
         Value::Null | Value::Seq(_) | Value::Map(_) => Err(Fault::at(line(tree), "a node without a name")),
     };
-    let node = |(key, _): &(Tree, Tree)| Ok(GraphNode { line: line(key), id: name(key)?, label: None });
+    let node =
+        |(key, _): &(Tree, Tree)| Ok(GraphNode { line: line(key), id: name(key)?, label: None, place: None });
     let mut graph = Graph { nodes: nodes.iter().map(node).collect::<Result<_, _>>()?, edges: Vec::new() };
     let links = match get(topology, "links").map(|links| (&links.value, links)) {
         Some((Value::Seq(links), _)) => links.as_slice(),

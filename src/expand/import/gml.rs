@@ -33,7 +33,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Graph, Fault> {
 
 fn node(item: &Item) -> Result<GraphNode, Fault> {
     let label = item.find("label")?.filter(|label| !label.trim().is_empty()).map(str::to_owned);
-    Ok(GraphNode { line: item.line, id: item.require("id")?, label })
+    let place = item.find("Latitude")?.zip(item.find("Longitude")?);
+    let place = place.map(|(latitude, longitude)| [latitude, longitude].map(str::to_owned));
+    Ok(GraphNode { line: item.line, id: item.require("id")?, label, place })
 }
 
 fn edge(item: &Item) -> Result<GraphEdge, Fault> {
@@ -201,12 +203,14 @@ mod tests {
     #[test]
     fn a_graph_with_all_that_a_zoo_file_has() {
         let text = "# a comment with [ and \"\nCreator \"hand\"\ngraph [\n  directed 0\n  stats [ mean 1.5e-3 ]\n  \
-                    node [ id 0 label \"K&#246;ln &amp; &nope; & Bonn\" Latitude -50.9 ]\n  node [ id 1 ]\n\
+                    node [ id 0 label \"K&#246;ln &amp; &nope; & Bonn\" Latitude -50.9 ]\n  node [ id 1 Latitude 1.5 Longitude \"-2\" ]\n\
                     node\n[\nid 2\nlabel \"two\nlines\"]\n  edge [ source 0 target 1 LinkLabel \"a [ b\" ]\n]\n";
         let graph = parse(text.as_bytes()).unwrap();
         let nodes: Vec<_> = graph.nodes.iter().map(|n| (n.id.as_str(), n.label.as_deref(), n.line)).collect();
         let expected = [("0", Some("Köln & &nope; & Bonn"), 6), ("1", None, 7), ("2", Some("two\nlines"), 8)];
         assert_eq!(nodes, expected);
+        assert_eq!(graph.nodes[0].place, None, "half a place is none");
+        assert_eq!(graph.nodes[1].place, Some(["1.5", "-2"].map(str::to_owned)));
         assert_eq!((&graph.edges[0].ends, graph.edges[0].line), (&["0".to_owned(), "1".to_owned()], 13));
     }
 

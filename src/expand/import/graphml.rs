@@ -18,10 +18,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Graph, Fault> {
     let [graph] = graphs.as_slice() else {
         return Err(Fault::new(format!("a GraphML file has one graph; this one has {}", graphs.len())));
     };
-    let keys = elements(root, "key").filter(|key| key.attribute("attr.name") == Some("label"));
-    let of_nodes = keys.filter(|key| matches!(key.attribute("for"), Some("node" | "all") | None));
-    let labels = of_nodes.filter_map(|key| key.attribute("id")).collect();
-    let reader = Reader { labels, lines: Lines::of(text) };
+    let keys = |name: &str| {
+        let named = elements(root, "key").filter(|key| key.attribute("attr.name") == Some(name));
+        let of_nodes = named.filter(|key| matches!(key.attribute("for"), Some("node" | "all") | None));
+        of_nodes.filter_map(|key| key.attribute("id")).collect()
+    };
+    let places = [keys("Latitude"), keys("Longitude")];
+    let reader = Reader { labels: keys("label"), places, lines: Lines::of(text) };
     let mut found = Graph::default();
     for part in graph.children().filter(Node::is_element) {
         match part.tag_name().name() {
@@ -37,6 +40,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Graph, Fault> {
 struct Reader<'a> {
     /// Keys of data that are labels of nodes.
     labels: Vec<&'a str>,
+    /// And those that are latitudes and longitudes.
+    places: [Vec<&'a str>; 2],
     lines: Lines,
 }
 
@@ -45,13 +50,17 @@ impl Reader<'_> {
         if let Some(inner) = elements(part, "graph").next() {
             return Err(self.fault(inner, "a graph within a node is not supported"));
         }
-        let is_label =
-            |data: &Node<'_, '_>| data.attribute("key").is_some_and(|key| self.labels.contains(&key));
-        let data = elements(part, "data").filter(is_label);
+        let data = |keys: &[&str]| {
+            let with = |data: &Node<'_, '_>| data.attribute("key").is_some_and(|key| keys.contains(&key));
+            elements(part, "data").filter(with).collect::<Vec<_>>()
+        };
         // yEd has labels as a part of a node's picture.
         let drawn = part.descendants().filter(|d| d.tag_name().name() == "NodeLabel");
-        let label = data.chain(drawn).map(text).find(|label| !label.trim().is_empty());
-        Ok(GraphNode { line: self.line(part), id: self.attribute(part, "id")?, label })
+        let label =
+            data(&self.labels).into_iter().chain(drawn).map(text).find(|label| !label.trim().is_empty());
+        let [latitude, longitude] = self.places.each_ref().map(|keys| data(keys).first().copied().map(text));
+        let place = latitude.zip(longitude).map(|(latitude, longitude)| [latitude, longitude]);
+        Ok(GraphNode { line: self.line(part), id: self.attribute(part, "id")?, label, place })
     }
 
     fn edge(&self, part: Node<'_, '_>) -> Result<GraphEdge, Fault> {
@@ -99,8 +108,10 @@ mod tests {
 <graphml xmlns="http://graphml.graphdrawing.org/xmlns" xmlns:y="http://www.yworks.com/xml/graphml">
   <key attr.name="label" attr.type="string" for="edge" id="d1"/>
   <key attr.name="label" attr.type="string" for="node" id="d2"/>
+  <key attr.name="Latitude" attr.type="double" for="node" id="d3"/>
+  <key attr.name="Longitude" attr.type="double" for="node" id="d4"/>
   <graph edgedefault="undirected">
-    <node id="0"><data key="d2">K&#246;ln &amp; Bonn</data></node>
+    <node id="0"><data key="d3">50.9</data><data key="d4">7.0</data><data key="d2">K&#246;ln &amp; Bonn</data></node>
     <node id="1"><data key="d1">not this</data></node>
     <node id="2"><data key="d9"><y:ShapeNode><y:NodeLabel> <!-- c --></y:NodeLabel><y:NodeLabel>Bern</y:NodeLabel></y:ShapeNode></data></node>
     <node id="3"><data key="d2"><![CDATA[St. Louis]]></data></node>
@@ -111,7 +122,9 @@ mod tests {
         let graph = parse(text.as_bytes()).unwrap();
         assert_eq!(labels(&graph), [Some("Köln & Bonn"), None, Some("Bern"), Some("St. Louis")]);
         assert_eq!(ends(&graph), [["0", "1"], ["1", "2"]]);
-        assert_eq!(graph.nodes[2].line, 8);
+        assert_eq!(graph.nodes[2].line, 10);
+        assert_eq!(graph.nodes[0].place, Some(["50.9", "7.0"].map(str::to_owned)));
+        assert_eq!(graph.nodes[1].place, None);
     }
 
     #[test]

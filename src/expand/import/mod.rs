@@ -115,11 +115,15 @@ fn all_nodes(mut own: Vec<(Tree, Tree)>, topology: &Topology, place: Span, span:
     }
     let mut all = Vec::new();
     let mut used = BTreeSet::new();
-    for name in &topology.nodes {
+    for (name, located) in topology.nodes.iter().zip(&topology.places) {
         match places.get(name) {
-            None => all.push((Tree::text(span, name.as_str()), Tree::new(span, Value::Null))),
+            None => {
+                let options = located_at(&Tree::new(span, Value::Null), *located, span);
+                all.push((Tree::text(span, name.as_str()), options));
+            }
             Some(index) if is(&own[*index].0, name) => {
-                all.push(own[*index].clone());
+                let (name, options) = &own[*index];
+                all.push((name.clone(), located_at(options, *located, span)));
                 used.insert(*index);
             }
             // One of a range, which stays whole.
@@ -130,6 +134,19 @@ fn all_nodes(mut own: Vec<(Tree, Tree)>, topology: &Topology, place: Span, span:
     own.retain(|_| index.next().is_some_and(|index| !used.contains(&index)));
     all.extend(own);
     Tree::new(place, Value::Map(all))
+}
+
+/// A node's options, with the place that the file has for it where the lab file has none.
+fn located_at(options: &Tree, at: Option<[f64; 2]>, span: Span) -> Tree {
+    let Some(at) = at.filter(|_| get(options, "location").is_none()) else { return options.clone() };
+    let degrees = at.map(|degrees| Tree::text(span, degrees.to_string()));
+    let location = Tree::new(span, Value::Seq(degrees.into()));
+    match &options.value {
+        Value::Null => changed(&Tree::new(options.span, Value::Map(Vec::new())), "location", &location),
+        Value::Map(_) => changed(options, "location", &location),
+        // What is no map is an error that `decode` tells of.
+        Value::Scalar(_) | Value::Seq(_) => options.clone(),
+    }
 }
 
 fn get<'t>(tree: &'t Tree, key: &str) -> Option<&'t Tree> {

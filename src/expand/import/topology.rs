@@ -59,6 +59,8 @@ pub(super) struct GraphNode {
     /// By which edges name it.
     pub(super) id: String,
     pub(super) label: Option<String>,
+    /// Latitude and longitude, as the file has them.
+    pub(super) place: Option<[String; 2]>,
 }
 
 #[derive(Debug)]
@@ -69,9 +71,11 @@ pub(super) struct GraphEdge {
 }
 
 /// Nodes and links by the names that they have in the lab.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Topology {
     pub(super) nodes: Vec<String>,
+    /// Of each node, degrees north and east.
+    pub(super) places: Vec<Option<[f64; 2]>>,
     pub(super) links: Vec<[String; 2]>,
 }
 
@@ -109,7 +113,20 @@ impl Graph {
             Ok([nodes[a].clone(), nodes[b].clone()])
         });
         let links = links.collect::<Result<_, _>>()?;
-        Ok(Topology { nodes, links })
+        let places = self.nodes.iter().map(GraphNode::degrees).collect::<Result<_, _>>()?;
+        Ok(Topology { nodes, places, links })
+    }
+}
+
+impl GraphNode {
+    fn degrees(&self) -> Result<Option<[f64; 2]>, Fault> {
+        let Some([latitude, longitude]) = &self.place else { return Ok(None) };
+        let degrees = |text: &str, what: &str, most: f64| {
+            let found = text.trim().parse().ok().filter(|d| (-most..=most).contains(d));
+            let wrong = || Fault::at(self.line, format!("`{text}` is no {what} in degrees"));
+            found.ok_or_else(wrong)
+        };
+        Ok(Some([degrees(latitude, "latitude", 90.0)?, degrees(longitude, "longitude", 180.0)?]))
     }
 }
 
@@ -163,7 +180,7 @@ mod tests {
     use super::*;
 
     fn node(id: &str, label: Option<&str>) -> GraphNode {
-        GraphNode { line: 1, id: id.to_owned(), label: label.map(str::to_owned) }
+        GraphNode { line: 1, id: id.to_owned(), label: label.map(str::to_owned), place: None }
     }
 
     fn edge(a: &str, b: &str) -> GraphEdge {
@@ -225,5 +242,16 @@ mod tests {
         let twice = Graph { nodes: vec![node("0", None), node("0", None)], edges: vec![] };
         assert_eq!(twice.named().unwrap_err().what, "a second node with the id `0`");
         assert_eq!(Graph::default().named().unwrap_err().what, "it has no nodes");
+    }
+
+    #[test]
+    fn places_are_degrees() {
+        let at = |latitude: &str, longitude: &str| {
+            let place = Some([latitude.to_owned(), longitude.to_owned()]);
+            Graph { nodes: vec![GraphNode { place, ..node("a", None) }], edges: Vec::new() }.named()
+        };
+        assert_eq!(at("-52.25", " 11").unwrap().places, [Some([-52.25, 11.0])]);
+        assert_eq!(at("91", "0").unwrap_err(), Fault::at(1, "`91` is no latitude in degrees"));
+        assert_eq!(at("0", "east").unwrap_err(), Fault::at(1, "`east` is no longitude in degrees"));
     }
 }
