@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -53,6 +54,8 @@ const EVENTS: usize = 64;
 const SETTLE_ROUNDS: usize = 256;
 /// How long it sleeps at most, with packets possibly waiting, while it carries them beside other work.
 const PAUSE: Duration = Duration::from_micros(200);
+/// How long packets wait for a change of routes to be followed: some ten times what that takes.
+const SOON: Duration = Duration::from_millis(3);
 /// A control line longer than this closes the connection, bytes.
 const LONGEST_REQUEST: usize = 4096;
 
@@ -291,14 +294,14 @@ impl Engine {
 
     /// Handles the packets and route changes among the ready sources; says whether there were any.
     fn carry(&mut self, ready: &[Source]) -> Result<bool> {
-        let mut any = self.carry_packets(ready);
+        let mut any = false;
         for source in ready {
             if let Source::Routes(partition) = source {
                 self.follow_changes(*partition)?;
                 any = true;
             }
         }
-        Ok(any)
+        Ok(self.carry_packets(ready) || any)
     }
 
     /// Handles the packets among the ready sources; says whether there were any.
@@ -336,29 +339,39 @@ impl Engine {
     }
 
     /// Does in a thread of its own what the kernel may keep waiting: many requests wait while another process changes
-    /// devices. Packets are carried until it is done, and nothing else is looked at.
-    fn meanwhile<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let caller = std::thread::current();
+    /// devices. Packets are carried until it is done, but for the first `patience`; nothing else is looked at.
+    fn meanwhile<T: Send + 'static>(
+        &mut self,
+        patience: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (done, result) = mpsc::channel();
         let worker = std::thread::spawn(move || {
-            let done = work();
-            caller.unpark();
-            done
+            // The receiver waits.
+            let _taken = done.send(work());
         });
-        while !worker.is_finished() {
+        let mut wait = patience;
+        loop {
+            match result.recv_timeout(wait) {
+                Ok(found) => return Ok(found),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => match worker.join() {
+                    Ok(()) => return Err(Error::bug("a thread of the fast path has no result")),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                },
+            }
             self.set_timer()?;
             let ready = self.wait(EpollTimeout::ZERO)?;
-            if !self.carry_packets(&ready) {
-                std::thread::park_timeout(PAUSE);
-            }
+            wait = if self.carry_packets(&ready) { Duration::ZERO } else { PAUSE };
         }
-        worker.join().or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// Asks for the partition's routes and devices, and takes them over; where they do not hold still, a notification
     /// is on its way.
     fn follow(&mut self, partition: usize) -> Result<()> {
         let Some(mut monitor) = self.followers[partition].monitor.take() else { return Ok(()) };
-        let (monitor, snapshot) = self.meanwhile(move || {
+        // What has changed is known before the next packet is carried, unless the kernel is busy.
+        let (monitor, snapshot) = self.meanwhile(SOON, move || {
             let snapshot = monitor.snapshot();
             (monitor, snapshot)
         })?;
@@ -554,7 +567,7 @@ impl Engine {
             Need::Nothing => self.shaped.change(&device),
             Need::Attach => {
                 let attach = move || shaped::attach(&namespaces, &device).map(|open| (device, open));
-                let (device, open) = self.meanwhile(attach)??;
+                let (device, open) = self.meanwhile(Duration::ZERO, attach)??;
                 let (new, left_over) = self.shaped.attached(device, open);
                 close(left_over);
                 let Some(tap) = self.shaped.tap(new) else { return Ok(()) };
@@ -563,7 +576,7 @@ impl Engine {
             }
             Need::Detach => {
                 let what = device.clone();
-                self.meanwhile(move || shaped::detach(&namespaces, &what))??;
+                self.meanwhile(Duration::ZERO, move || shaped::detach(&namespaces, &what))??;
                 self.leave(&device);
             }
         }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
@@ -63,7 +64,9 @@ impl Engine {
             let stays = moves.nodes[index].is_some_and(|old| self.config.nodes[old].addr == node.addr);
             if !stays {
                 let (namespaces, node) = (self.namespaces.clone(), node.clone());
-                opened.bases.insert(index, self.meanwhile(move || open_base(&namespaces, &node))??);
+                opened
+                    .bases
+                    .insert(index, self.meanwhile(Duration::ZERO, move || open_base(&namespaces, &node))??);
             }
         }
         for (index, partition) in new.partitions.iter().enumerate() {
@@ -74,13 +77,13 @@ impl Engine {
             let (namespaces, netns) = (self.namespaces.clone(), partition.netns.clone());
             if moves.partitions[index].is_none() {
                 let open = move || namespaces.run(&netns, || open_partition(&devices));
-                let (tuns, monitor) = self.meanwhile(open)???;
+                let (tuns, monitor) = self.meanwhile(Duration::ZERO, open)???;
                 opened.tuns.extend(tuns);
                 opened.monitors.insert(index, monitor);
             } else if !devices.is_empty() {
                 let attach = |(dev, i): (&String, &usize)| tun::attach(dev).map(|fd| (*i, fd));
                 let open = move || devices.iter().map(attach).collect::<std::io::Result<Vec<_>>>();
-                let tuns = self.meanwhile(move || namespaces.run(&netns, open))??;
+                let tuns = self.meanwhile(Duration::ZERO, move || namespaces.run(&netns, open))??;
                 let what = || format!("fast path: cannot open the TUNs of {}", partition.name);
                 opened.tuns.extend(tuns.doing(Kind::Kernel, what)?);
             }
@@ -197,7 +200,7 @@ impl Engine {
     fn forget(&mut self, device: ShapedDevice) -> Result<()> {
         let (namespaces, what) = (self.namespaces.clone(), device.clone());
         // With the device its filter has gone.
-        let _gone = self.meanwhile(move || shaped::detach(&namespaces, &what))?;
+        let _gone = self.meanwhile(Duration::ZERO, move || shaped::detach(&namespaces, &what))?;
         self.leave(&device);
         Ok(())
     }
