@@ -977,7 +977,7 @@ impl<'a> Builder<'a> {
         let ribs: Vec<Rib> = below.iter().map(|below| Rib::of_network(&self.lab, *below)).collect();
         let count = self.lab.net(net).links.len();
         let rooms: Vec<Vec<Option<u32>>> =
-            (0..count).map(|index| self.rooms(&ribs, LinkId { net, index })).collect();
+            (0..count).map(|index| self.rooms(&ribs, LinkId { net, index }, whole)).collect();
         let least = rooms.iter().flatten().flatten().copied().min();
         let depth = u32::try_from(self.lab.net(net).depth).unwrap_or(u32::MAX);
         let headers = self.headers_of(net) * HEADER;
@@ -1000,7 +1000,10 @@ impl<'a> Builder<'a> {
             let through = self.through(id);
             let fit = room.unwrap_or(inside).min(through);
             let most = match self.may_fragment(id) {
-                true => path.unwrap_or(inside + headers).min(through),
+                true => {
+                    let below = self.rooms(&ribs, id, |link| link.mtu).into_iter().flatten().min();
+                    below.unwrap_or(inside + headers).min(through)
+                }
                 false => fit,
             };
             let mtu = self.choose_mtu(id, fit, most);
@@ -1048,11 +1051,11 @@ impl<'a> Builder<'a> {
         link.security.map_or(room, |suite| u32::try_from(largest(suite)).unwrap_or(room))
     }
 
-    /// What fits through each of the networks below, whose routes `ribs` are, link headers and base headers included;
-    /// `None` where nothing below limits it or there is no path.
-    fn rooms(&self, ribs: &[Rib], id: LinkId) -> Vec<Option<u32>> {
+    /// What fits through each of the networks below, whose routes `ribs` are and whose links take so much each, link headers
+    /// and base headers included; `None` where nothing below limits it or there is no path.
+    fn rooms(&self, ribs: &[Rib], id: LinkId, size: fn(&Link) -> u32) -> Vec<Option<u32>> {
         let mut ways = self.lab.ways(EndId { link: id, side: 0 }).into_iter();
-        ribs.iter().map(|rib| self.room(rib, id.net, ways.next()?)).collect()
+        ribs.iter().map(|rib| self.room(rib, id.net, ways.next()?, size)).collect()
     }
 
     /// The headers that each link of a VI puts in front of its packets: a link header, and over the base that of a base
@@ -1076,19 +1079,20 @@ impl<'a> Builder<'a> {
         self.vi(net).mtu.as_ref().is_some_and(|mtu| mtu.value == ViMtu::Fragment)
     }
 
-    /// What fits through the narrowest place of all equal-cost paths, or of all links where routes move; of a VI that sets
-    /// DF, what goes through whole.
-    fn room(&self, rib: &Rib, net: NetId, (from, to): (NodeId, Ipv4Addr)) -> Option<u32> {
+    /// What fits through the narrowest place of all equal-cost paths, or of all links where routes move.
+    fn room(
+        &self,
+        rib: &Rib,
+        net: NetId,
+        (from, to): (NodeId, Ipv4Addr),
+        size: fn(&Link) -> u32,
+    ) -> Option<u32> {
         let below = self.lab.net(from.net);
         let over =
             if self.is_here((from, to)) { None } else { Some(rib.links_between(&self.lab, from, to)?) };
-        let mtu = |link: &Link| match self.fragments(net) {
-            true => link.mtu,
-            false => link.fragments.map_or(link.mtu, |f| f.whole),
-        };
         match over.filter(|_| !below.routing.is_dynamic()) {
-            None => below.links.iter().filter(|l| !self.plays_end(net, l)).map(mtu).min(),
-            Some(ends) => ends.iter().map(|e| mtu(self.lab.link(e.link))).min(),
+            None => below.links.iter().filter(|l| !self.plays_end(net, l)).map(size).min(),
+            Some(ends) => ends.iter().map(|e| size(self.lab.link(e.link))).min(),
         }
     }
 
@@ -1127,6 +1131,12 @@ impl<'a> Builder<'a> {
         }
         wanted.value.min(most)
     }
+}
+
+/// What goes through a link whole. A tunnel tells the routes that lead to it so, and what is larger is cut before it gets
+/// there, not by it, where it may be cut.
+fn whole(link: &Link) -> u32 {
+    link.fragments.map_or(link.mtu, |fragments| fragments.whole)
 }
 
 impl Default for NodeId {
