@@ -327,7 +327,7 @@ fn an_unprivileged_user_has_labs_too() {
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
     }
     let program = home.path().join("vilab");
-    fs::copy(env!("CARGO_BIN_EXE_vilab"), &program).unwrap();
+    common::copy_program(&program);
     let file = home.path().join("lab.yaml");
     fs::write(&file, format!("name: mine\n{LINE}")).unwrap();
     let run = |args: &[&str]| {

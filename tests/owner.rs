@@ -52,7 +52,7 @@ impl Bed {
         }
         let bench = Bench::new()?;
         let program = bench.dir.path().join("vilab");
-        fs::copy(env!("CARGO_BIN_EXE_vilab"), &program).unwrap();
+        common::copy_program(&program);
         for open in [bench.dir.path(), &bench.run_dir(), &program] {
             fs::set_permissions(open, fs::Permissions::from_mode(0o755)).unwrap();
         }

@@ -42,7 +42,7 @@ impl Bench {
         }
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("vilab");
-        fs::copy(env!("CARGO_BIN_EXE_vilab"), &program).unwrap();
+        super::copy_program(&program);
         std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         let mark = dir.path().to_string_lossy().into_owned();
         Self::over(Self { dir, mark, devices: devices(), user: Some((NOBODY, program)) })

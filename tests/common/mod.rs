@@ -10,7 +10,7 @@
 
 pub mod bench;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use vilab::lab::Running;
@@ -63,6 +63,13 @@ pub fn routings() -> Vec<&'static str> {
 #[must_use]
 pub fn vilab() -> Command {
     Command::new(std::env::var("VILAB_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_vilab").to_owned()))
+}
+
+/// Copies the program as built with the tests. A process of its own does it: whatever another test starts meanwhile would
+/// inherit a copy that is open for writing, and such a file cannot be run.
+pub fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_vilab")).arg(to).status().unwrap();
+    assert!(copied.success(), "cp: {copied}");
 }
 
 /// Runs a command and gives back its standard output; panics if it fails.
