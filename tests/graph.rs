@@ -1,7 +1,11 @@
 //! The pictures of labs, compared with what stands in `fixtures/graph`. `VILAB_BLESS=1` writes it.
 
+#[path = "common/labs.rs"]
+mod all;
+
 use std::path::{Path, PathBuf};
 
+use all::labs;
 use vilab::graph::{self, Graph, Refused};
 use vilab::lab;
 use vilab::model::Lab;
@@ -24,17 +28,6 @@ fn load(name: &str) -> Lab {
 fn graph_of(lab: &Lab, only: &[&str]) -> Graph {
     let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
     Graph::of(lab, &Rib::compute(lab), &only).expect("a graph")
-}
-
-fn labs() -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = ["labs", "labs/mixed"]
-        .iter()
-        .flat_map(|dir| std::fs::read_dir(dir).expect("a directory of labs"))
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|p| p.extension().is_some_and(|e| e == "yaml"))
-        .collect();
-    found.sort();
-    found
 }
 
 #[test]

@@ -1,21 +1,14 @@
 //! Every lab that comes with the project loads, says what it shows, tests something, and has a page beside it.
 
-use std::path::{Path, PathBuf};
+#[path = "common/labs.rs"]
+mod all;
 
+use std::path::Path;
+
+use all::labs;
 use vilab::lab;
 use vilab::plan::{self, Machine};
 use vilab::routing::Rib;
-
-fn labs() -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = ["labs", "labs/mixed"]
-        .iter()
-        .flat_map(|dir| std::fs::read_dir(dir).expect("a directory of labs"))
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|p| p.extension().is_some_and(|e| e == "yaml"))
-        .collect();
-    found.sort();
-    found
-}
 
 fn load(path: &Path) -> vilab::model::Lab {
     lab::load(path).unwrap_or_else(|e| {

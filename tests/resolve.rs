@@ -11,27 +11,6 @@ use vilab::model::NodeId;
 use vilab::observe::{self, Context};
 use vilab::routing::Rib;
 
-/// Two layers on a base, and beside them a router that a whole VI plays.
-const LAB: &str = "
-name: resolve
-base:
-  links: [X -- Y -- Z]
-vis:
-  low:
-    nodes: {l: X, m: {at: Y, role: router}, r: Z}
-    links: [l -- m -- r]
-  high: {over: low, nodes: {a: l, b: r}, links: [a -- b]}
-  inner:
-    nodes:
-      v1: {at: X, role: phantom, port: p1}
-      w: {at: Y, role: router}
-      v2: {at: Z, role: phantom, port: p2}
-    links: [v1 -- w -- v2]
-  outer:
-    nodes: {c: X, d: Z, R: {role: router, emulate: inner}}
-    links: [c -- R.p1, d -- R.p2]
-";
-
 /// The exit status, and what it printed.
 fn resolve(lab: &str, from: &str, to: &str) -> (Option<i32>, Value) {
     let output = common::vilab().args(["resolve", "-l", lab, from, to, "--json"]).output().expect("it runs");
@@ -66,7 +45,7 @@ fn by(value: &Value, at: &str) -> Vec<String> {
 #[test]
 fn e8_names_resolve_layer_by_layer_down_to_the_base_as_the_kernels_have_it() {
     for dataplane in common::dataplanes() {
-        let up = common::Up::new(&format!("resolve-{dataplane}"), LAB, dataplane);
+        let up = common::Up::new(&format!("resolve-{dataplane}"), common::STACK_AND_ROUTER, dataplane);
         let (name, running) = (up.name(), up.running());
         for (from, to) in
             [("base/X", "Z"), ("low/l", "r"), ("high/a", "b"), ("outer/c", "d"), ("outer/d", "R")]

@@ -10,27 +10,6 @@ use vilab::fastpath::config::Below;
 use vilab::fastpath::control::Client;
 use vilab::lab::Running;
 
-/// Two layers on a base, and beside them a router that a whole VI plays.
-const LAB: &str = "
-name: trace
-base:
-  links: [X -- Y -- Z]
-vis:
-  low:
-    nodes: {l: X, m: {at: Y, role: router}, r: Z}
-    links: [l -- m -- r]
-  high: {over: low, nodes: {a: l, b: r}, links: [a -- b]}
-  inner:
-    nodes:
-      v1: {at: X, role: phantom, port: p1}
-      w: {at: Y, role: router}
-      v2: {at: Z, role: phantom, port: p2}
-    links: [v1 -- w -- v2]
-  outer:
-    nodes: {c: X, d: Z, R: {role: router, emulate: inner}}
-    links: [c -- R.p1, d -- R.p2]
-";
-
 /// The exit status, and what it printed.
 fn trace(lab: &str, arguments: &[&str]) -> (Option<i32>, Value) {
     let output =
@@ -79,7 +58,7 @@ fn causes(found: &Value, kind: &str) -> Vec<(String, String)> {
 #[test]
 fn what_is_captured_on_every_wire_is_what_was_computed() {
     for dataplane in common::dataplanes() {
-        let up = common::Up::new(&format!("trace-{dataplane}"), LAB, dataplane);
+        let up = common::Up::new(&format!("trace-{dataplane}"), common::STACK_AND_ROUTER, dataplane);
         let (name, running) = (up.name(), up.running());
         for (from, to) in [
             ("base/X", "Z"),
@@ -309,7 +288,7 @@ vis:
 #[test]
 fn traffic_of_the_nodes_own_is_followed_live() {
     for dataplane in common::dataplanes() {
-        let up = common::Up::new(&format!("trace-live-{dataplane}"), LAB, dataplane);
+        let up = common::Up::new(&format!("trace-live-{dataplane}"), common::STACK_AND_ROUTER, dataplane);
         let mut ping = common::vilab();
         ping.args(["exec", "-l", up.name(), "high/a", "--", "ping", "-i", "0.2", "-s", "333", "b"]);
         let mut ping = ping.stdout(std::process::Stdio::null()).spawn().expect("ping starts");

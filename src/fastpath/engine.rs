@@ -4,7 +4,9 @@
 //!
 //! One thread serves all the nodes of its [`Config`] from one level-triggered epoll: each source is read up to a
 //! budget and its packets are finished before the next source, and an engine that has nothing to do sleeps without
-//! a timeout, but for a timer while packets are held back and where strands are probed. A base node and everything on it depend on no other node, so a lab can be split over engines by node.
+//! a timeout, but for a timer while packets are held back and where strands are probed. What the kernel may keep waiting,
+//! such as opening and closing devices and dumps of routes, is done in threads that end with it, beside the packets. A base
+//! node and everything on it depend on no other node, so a lab can be split over engines by node.
 //!
 //! Base packets pass through raw IP sockets, not packet sockets: the base node's own kernel receives, reassembles,
 //! routes and resolves neighbours, exactly as it does around an ipip device, and an open raw socket of protocol 4

@@ -459,16 +459,11 @@ impl Forwarder {
         if !self.is_up(i) {
             return Err(Reason::LinkDown);
         }
-        let peer = interface.peer;
-        let by = match interface.below {
-            Below::Inside => return peer.map(Step::Arrive).ok_or(Reason::NoLink),
-            Below::Strands => return self.transmit_by_strand(i, frame),
-            Below::Base { remote } => By::Base(remote),
-            Below::Partition(lower) => match self.way(i, lower) {
-                Lookup::Local => return peer.map(Step::Arrive).ok_or(Reason::NoLink),
-                Lookup::Out(j) => By::Interface(j),
-                Lookup::Punt | Lookup::NoRoute => return Err(Reason::NoRoute),
-            },
+        if interface.below == Below::Strands {
+            return self.transmit_by_strand(i, frame);
+        }
+        let Some(by) = self.way(interface)? else {
+            return interface.peer.map(Step::Arrive).ok_or(Reason::NoLink);
         };
         if let Some(Fragments { whole, .. }) = interface.fragments
             && frame.len() > whole as usize
@@ -482,23 +477,27 @@ impl Forwarder {
         self.descend(i, by, frame)
     }
 
-    /// Where partition `lower` sends the link packets of interface `i`. Its routes are followed even where rules exist: the
-    /// kernel cannot be asked about a packet that the partition itself sends.
-    fn way(&self, i: usize, lower: usize) -> Lookup {
-        let (interface, below) = (&self.interfaces[i], &self.partitions[lower]);
-        below.fib.lookup(interface.local, interface.remote, below.seed)
+    /// How link packets leave an interface; none where the other end is on this node. The routes of the partition below are
+    /// followed even where rules exist: the kernel cannot be asked about a packet that the partition itself sends.
+    fn way(&self, interface: &Interface) -> Result<Option<By>, Reason> {
+        match interface.below {
+            Below::Base { remote } => Ok(Some(By::Base(remote))),
+            Below::Inside => Ok(None),
+            Below::Strands => Err(Reason::NoLink),
+            Below::Partition(lower) => {
+                let below = &self.partitions[lower];
+                match below.fib.lookup(interface.local, interface.remote, below.seed) {
+                    Lookup::Local => Ok(None),
+                    Lookup::Out(j) => Ok(Some(By::Interface(j))),
+                    Lookup::Punt | Lookup::NoRoute => Err(Reason::NoRoute),
+                }
+            }
+        }
     }
 
     /// A fragment of a link packet of interface `i` follows the first one.
     fn lower(&mut self, i: usize, frame: &mut Frame) -> Result<Step, Reason> {
-        let by = match self.interfaces[i].below {
-            Below::Base { remote } => By::Base(remote),
-            Below::Partition(lower) => match self.way(i, lower) {
-                Lookup::Out(j) => By::Interface(j),
-                Lookup::Local | Lookup::Punt | Lookup::NoRoute => return Err(Reason::NoRoute),
-            },
-            Below::Inside | Below::Strands => return Err(Reason::NoLink),
-        };
+        let by = self.way(&self.interfaces[i])?.ok_or(Reason::NoRoute)?;
         self.descend(i, by, frame)
     }
 

@@ -1,4 +1,5 @@
-//! A graph as DOT, for Graphviz: a cluster for each plane, dashed edges to where nodes are placed.
+//! A graph as DOT, for Graphviz: a cluster for each plane, dashed edges to where nodes are placed. A graph goes in, text
+//! comes out. It never says where a node lies: Graphviz decides that.
 
 use std::fmt::Write as _;
 

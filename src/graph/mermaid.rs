@@ -1,5 +1,5 @@
 //! A graph as a Mermaid flowchart, which several forges and editors draw: a subgraph for each plane, dotted edges to where
-//! nodes are placed.
+//! nodes are placed. A graph goes in, text comes out. It never says where a node lies: who draws it decides that.
 
 use std::fmt::Write as _;
 

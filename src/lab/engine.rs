@@ -57,23 +57,23 @@ pub(super) fn told(result: Result<()>) -> Result<()> {
 /// # Errors
 /// If it cannot start or stops.
 pub fn answer(dir: &Path) -> Result<()> {
-    let result = resolve(dir);
-    if let Err(e) = &result {
-        let _gone = Message::Failed(Failure::from(e)).send(io::stdout());
-    }
-    result
+    told(resolve(dir))
 }
 
 fn resolve(dir: &Path) -> Result<()> {
-    let what = || "cannot start answering for names".to_owned();
-    begin(c"vilab-names").doing(Kind::Environment, what)?;
-    let config: names::Config = read(&names_file(dir)).doing(Kind::Bug, what)?;
+    let config: names::Config = begin_with(c"vilab-names", "answering for names", &names_file(dir))?;
     names::run(&config, &Namespaces::at(super::namespaces_dir(dir)), announce)
 }
 
 /// It ends with the lab's PID namespace, and must not with the thread of init that started it, which ends at once.
-fn begin(name: &CStr) -> nix::Result<()> {
-    prctl::set_name(name)
+fn begin(name: &CStr, doing: &str) -> Result<()> {
+    prctl::set_name(name).doing(Kind::Environment, || format!("cannot start {doing}"))
+}
+
+/// The same for a process of which a file of the state directory says what it has to do.
+pub(super) fn begin_with<T: DeserializeOwned>(name: &CStr, doing: &str, config: &Path) -> Result<T> {
+    begin(name, doing)?;
+    read(config).doing(Kind::Bug, || format!("cannot start {doing}"))
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
@@ -81,8 +81,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 }
 
 fn forward(dir: &Path) -> Result<()> {
-    let what = || "cannot start the fast path".to_owned();
-    begin(c"vilab-fastpath").doing(Kind::Environment, what)?;
+    begin(c"vilab-fastpath", "the fast path")?;
     let config = read_config(dir)?;
     let namespaces = Namespaces::at(super::namespaces_dir(dir));
     let control = super::control_socket(dir);

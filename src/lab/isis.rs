@@ -1,14 +1,10 @@
 //! The process that carries IS-IS over the virtual links of a lab. A state directory goes in; PDUs are carried until the
 //! process is killed. It never configures the kernel.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use nix::sys::prctl;
-
 use super::{Namespaces, engine};
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::isis::{self, Config};
 
 pub(super) fn config_file(dir: &Path) -> PathBuf {
@@ -24,9 +20,6 @@ pub fn run(dir: &Path) -> Result<()> {
 }
 
 fn carry(dir: &Path) -> Result<()> {
-    let what = || "cannot start IS-IS over virtual links".to_owned();
-    prctl::set_name(c"vilab-isis").doing(Kind::Environment, what)?;
-    let file = File::open(config_file(dir)).doing(Kind::Environment, what)?;
-    let config: Config = serde_json::from_reader(BufReader::new(file)).doing(Kind::Bug, what)?;
+    let config: Config = engine::begin_with(c"vilab-isis", "IS-IS over virtual links", &config_file(dir))?;
     isis::run(&config, &Namespaces::at(super::namespaces_dir(dir)), engine::announce)
 }

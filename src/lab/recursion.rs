@@ -1,14 +1,10 @@
 //! The process that serves the emulated routers of a lab. A state directory goes in; the routers are served until the
 //! process is killed. It never makes a device.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use nix::sys::prctl;
-
 use super::{Namespaces, engine};
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::recursion::{self, Config};
 
 pub(super) fn config_file(dir: &Path) -> PathBuf {
@@ -24,9 +20,6 @@ pub fn run(dir: &Path) -> Result<()> {
 }
 
 fn serve(dir: &Path) -> Result<()> {
-    let what = || "cannot start serving emulated routers".to_owned();
-    prctl::set_name(c"vilab-routers").doing(Kind::Environment, what)?;
-    let file = File::open(config_file(dir)).doing(Kind::Environment, what)?;
-    let config: Config = serde_json::from_reader(BufReader::new(file)).doing(Kind::Bug, what)?;
+    let config: Config = engine::begin_with(c"vilab-routers", "serving emulated routers", &config_file(dir))?;
     recursion::run(&config, &Namespaces::at(super::namespaces_dir(dir)), engine::announce)
 }

@@ -1,14 +1,10 @@
 //! The process that watches the strands of links over parallel underlays. A state directory goes in; the strands are
 //! watched until the process is killed. It never makes a device.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use nix::sys::prctl;
-
 use super::{Namespaces, engine};
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::strands::{self, Config};
 
 pub(super) fn config_file(dir: &Path) -> PathBuf {
@@ -24,10 +20,7 @@ pub fn run(dir: &Path) -> Result<()> {
 }
 
 fn watch(dir: &Path) -> Result<()> {
-    let what = || "cannot start watching strands".to_owned();
-    prctl::set_name(c"vilab-strands").doing(Kind::Environment, what)?;
-    let file = File::open(config_file(dir)).doing(Kind::Environment, what)?;
-    let config: Config = serde_json::from_reader(BufReader::new(file)).doing(Kind::Bug, what)?;
+    let config: Config = engine::begin_with(c"vilab-strands", "watching strands", &config_file(dir))?;
     let control = super::strands_socket(dir);
     // That of the process before this one, if that was killed.
     let _absent = std::fs::remove_file(&control);

@@ -983,6 +983,7 @@ impl<'a> Builder<'a> {
         let headers = self.headers_of(net) * HEADER;
         let above = self.flat.base.mtu.saturating_sub(depth.saturating_add(1).saturating_mul(HEADER));
         let inside = least.map_or(above, |least| least.saturating_sub(headers));
+        let may_fragment = self.may_fragment(net);
         for (index, rooms) in rooms.into_iter().enumerate() {
             let id = LinkId { net, index };
             let outside = self.lab.link(id).carrier != Some(Carrier::Inside);
@@ -999,7 +1000,7 @@ impl<'a> Builder<'a> {
             let room = path.map(|path| self.beside_security(id, path.saturating_sub(headers)));
             let through = self.through(id);
             let fit = room.unwrap_or(inside).min(through);
-            let most = match self.may_fragment(id) {
+            let most = match may_fragment {
                 true => {
                     let below = self.rooms(&ribs, id, |link| link.mtu).into_iter().flatten().min();
                     below.unwrap_or(inside + headers).min(through)
@@ -1064,19 +1065,16 @@ impl<'a> Builder<'a> {
         if self.lab.net(net).underlays().any(|below| below == BASE) { 2 } else { 1 }
     }
 
-    /// Whether link packets may be sent in fragments.
-    fn may_fragment(&mut self, id: LinkId) -> bool {
-        let parallel = self.lab.link(id).carrier == Some(Carrier::Parallel);
-        let asked = self.vi(id.net).mtu.as_ref().filter(|_| parallel && id.index == 0);
-        if let Some(span) = asked.filter(|_| self.fragments(id.net)).map(|mtu| mtu.span) {
+    /// Whether link packets of a VI may be sent in fragments; an error where they would go by strands.
+    fn may_fragment(&mut self, net: NetId) -> bool {
+        let asked = self.vi(net).mtu.as_ref().filter(|mtu| mtu.value == ViMtu::Fragment);
+        let Some(span) = asked.map(|mtu| mtu.span) else { return false };
+        let parallel = self.lab.net(net).underlays().nth(1).is_some();
+        if parallel {
             let title = "`mtu: fragment` is not supported over parallel underlays".to_owned();
             self.error("not-supported", span, title);
         }
-        self.fragments(id.net) && !parallel
-    }
-
-    fn fragments(&self, net: NetId) -> bool {
-        self.vi(net).mtu.as_ref().is_some_and(|mtu| mtu.value == ViMtu::Fragment)
+        !parallel
     }
 
     /// What fits through the narrowest place of all equal-cost paths, or of all links where routes move.

@@ -1,5 +1,5 @@
-//! What the process that watches strands must know of a lab: a plain table that [`crate::plan`] writes and the process
-//! reads.
+//! What the process that watches strands must know of a lab: a plain table. [`crate::plan`] makes it, and the process reads
+//! it. It never has what the kernel knows already, such as the numbers of devices.
 
 use std::net::Ipv4Addr;
 

@@ -16,6 +16,27 @@ use std::process::{Command, Output};
 use vilab::lab::Running;
 use vilab::observe::doctor;
 
+/// Two layers on a base, and beside them a router that a whole VI plays.
+pub const STACK_AND_ROUTER: &str = "
+name: both
+base:
+  links: [X -- Y -- Z]
+vis:
+  low:
+    nodes: {l: X, m: {at: Y, role: router}, r: Z}
+    links: [l -- m -- r]
+  high: {over: low, nodes: {a: l, b: r}, links: [a -- b]}
+  inner:
+    nodes:
+      v1: {at: X, role: phantom, port: p1}
+      w: {at: Y, role: router}
+      v2: {at: Z, role: phantom, port: p2}
+    links: [v1 -- w -- v2]
+  outer:
+    nodes: {c: X, d: Z, R: {role: router, emulate: inner}}
+    links: [c -- R.p1, d -- R.p2]
+";
+
 /// Whether this machine has `feature`: `netns` (namespaces can be made), `kernel` (ipip, nftables, netem and ESP) or
 /// `frr`. Where the environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
 #[must_use]

@@ -1,4 +1,4 @@
-//! Signs, colours and lines. Points go in, pieces of SVG come out.
+//! Signs, colours and lines. Points go in, pieces of SVG come out. It never knows what a point stands for.
 
 use std::fmt::Write as _;
 
