@@ -151,7 +151,8 @@ fn dump() -> Vec<String> {
         let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
         // A hook without filters stays where one was; the engine's own devices have addresses by chance.
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        lines.extend(text.lines().filter(|l| !l.contains("clsact") && !l.contains("shape~")).map(plain));
+        let own = |line: &&str| ["clsact", "shape~", "fast~"].iter().any(|w| line.contains(w));
+        lines.extend(text.lines().filter(|line| !own(line)).map(plain));
     }
     lines.sort();
     lines

@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 //! The fast path on real namespaces: base nodes X - Y - Z, a VI A - B - C on top, and a VI P - Q stacked on A and
-//! C. The engine runs in a process of its own: this binary again.
+//! C. Another link of A and C passes Y in the base alone. The engine runs in a process of its own: this binary again.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -193,6 +193,8 @@ fn config(spaces: &Spaces) -> Config {
             interface(2, "b", 1460, ("172.16.0.3", "172.16.0.2"), tunnel(y)),
             interface(3, "q", 1440, ("10.1.8.0", "10.1.8.1"), Below::Partition(0)),
             interface(4, "p", 1440, ("10.1.8.1", "10.1.8.0"), Below::Partition(2)),
+            interface(0, "c", 1460, ("172.16.0.4", "172.16.0.5"), tunnel(z)),
+            interface(2, "a", 1460, ("172.16.0.5", "172.16.0.4"), tunnel(x)),
         ],
         devices: Vec::new(),
     }
@@ -218,6 +220,8 @@ fn build_overlays(spaces: &Spaces) {
     spaces.tun("v.B", "a", "10.1.0.1/31", 1460);
     spaces.tun("v.B", "c", "10.1.0.2/31", 1460);
     spaces.tun("v.C", "b", "10.1.0.3/31", 1460);
+    spaces.tun("v.A", "c", "10.1.0.4/31", 1460);
+    spaces.tun("v.C", "a", "10.1.0.5/31", 1460);
     spaces.ip("v.A", "addr add 10.1.8.0/32 dev lo");
     spaces.ip("v.C", "addr add 10.1.8.1/32 dev lo");
     spaces.ip("v.A", "addr add 10.2.0.1/32 dev lo");
@@ -257,7 +261,8 @@ impl Lab {
     fn counters(&self) -> AllCounters {
         let counters = Client::connect(&self.control).unwrap().counters().unwrap();
         for (node, named) in &counters {
-            let not_ends = ["rx-base", "rx-tun", "forwarded", "encapsulated", "decapsulated", "rx-overrun"];
+            let not_ends =
+                ["rx-base", "rx-tun", "forwarded", "encapsulated", "decapsulated", "rx-overrun", "shaped"];
             let ended: u64 =
                 named.iter().filter(|(n, _)| !not_ends.contains(&n.as_str())).map(|(_, v)| v).sum();
             assert_eq!(named["rx-base"] + named["rx-tun"], ended, "{node}: {named:#?}");
@@ -490,6 +495,62 @@ fn tcp_carries_every_byte() {
     let ping = lab.assert_ping("v.A", "-q -c 200 -i 0.002 10.2.0.3");
     println!("{}", ping.lines().last().unwrap());
     println!("{:#?}", lab.counters());
+}
+
+/// Packets of the base, IP header first, that are larger than any link of it.
+fn read_whole(capture: &OwnedFd) -> Vec<Vec<u8>> {
+    read_capture(capture, 1, |bytes| bytes.len() > 1500 && packet::stack(bytes).len() > 1)
+}
+
+#[test]
+fn packets_that_stand_for_several_pass_routers_whole() {
+    if !can_run("packets_that_stand_for_several_pass_routers_whole") {
+        return;
+    }
+    let lab = Lab::up();
+    let net = ("10.1.0.4", "10.1.0.5");
+    let ways = [
+        ("10.1.0.5", stack_of(&[("10.255.0.1", "10.255.0.3"), ("172.16.0.4", "172.16.0.5"), net])),
+        ("10.2.0.3", stack_of(&[X_Y, ("172.16.0.0", "172.16.0.1"), ("10.2.0.1", "10.2.0.3")])),
+    ];
+    for (address, expected) in ways {
+        let capture = lab.capture("b.Y");
+        transfer(&lab, "v.A", "v.C", address, 4 << 20);
+        let whole = read_whole(&capture);
+        assert_eq!(whole.len(), 1, "nothing of {address} is whole: {:#?}", lab.counters());
+        assert_eq!(pairs(&whole[0]), expected);
+        for depth in 0..3 {
+            Ipv4Repr::parse(&whole[0][20 * depth..]).unwrap();
+        }
+    }
+    let counters = lab.counters();
+    assert!(counters["Y"]["forwarded"] >= (4 << 20) / 1460, "each packet counts: {counters:#?}");
+}
+
+#[test]
+fn each_packet_of_several_is_lost_by_itself() {
+    if !can_run("each_packet_of_several_is_lost_by_itself") {
+        return;
+    }
+    let lab = Lab::up();
+    let to = Impairment { loss_ppm: 10_000, ..Impairment::default() };
+    Client::connect(&lab.control).unwrap().impair(&lab.spaces.name("v.B"), "c", to).unwrap();
+    transfer(&lab, "v.A", "v.C", "10.2.0.3", 8 << 20);
+    let (sent, lost) = (lab.count("Y", "forwarded"), lab.count("Y", "impaired-loss"));
+    assert!(sent > (8 << 20) / 1460 && (sent / 400..sent / 40).contains(&lost), "{lost} of {sent}");
+}
+
+#[test]
+fn what_is_too_big_for_the_next_link_is_told() {
+    if !can_run("what_is_too_big_for_the_next_link_is_told") {
+        return;
+    }
+    let lab = Lab::up();
+    lab.await_ping("v.A", "10.2.0.3", true);
+    lab.spaces.ip("v.B", "link set dev c mtu 1200");
+    transfer(&lab, "v.A", "v.C", "10.2.0.3", 4 << 20);
+    let (_, text) = lab.spaces.exec("v.A", "ip route get 10.2.0.3");
+    assert!(text.contains("mtu 1200"), "{text}");
 }
 
 /// Sends bytes that all differ and compares them; gives the seconds it took.

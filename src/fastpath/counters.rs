@@ -1,5 +1,5 @@
-//! Counters of a base node, each with a name. Events go in, numbers by name come out. It never loses one: every
-//! packet read or made ends, when nothing holds it back any more, as exactly one of `sent`, `delivered`, `punted`,
+//! Counters of a base node, each with a name. Events go in, numbers by name come out. A packet that stands for several counts as
+//! these. It never loses one: every packet read or made ends, when nothing holds it back any more, as exactly one of `sent`, `delivered`, `punted`,
 //! `answers` or one [`Reason`].
 
 use std::collections::BTreeMap;
@@ -147,7 +147,11 @@ impl Counters {
     }
 
     pub fn count(&mut self, event: Count) {
-        self.counts[event as usize] += 1;
+        self.count_many(event, 1);
+    }
+
+    pub fn count_many(&mut self, event: Count, packets: u64) {
+        self.counts[event as usize] += packets;
     }
 
     #[must_use]

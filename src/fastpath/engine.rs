@@ -8,17 +8,20 @@
 //! such as opening and closing devices and dumps of routes, is done in threads that end with it, beside the packets. A base
 //! node and everything on it depend on no other node, so a lab can be split over engines by node.
 //!
-//! Base packets pass through raw IP sockets, not packet sockets: the base node's own kernel receives, reassembles,
-//! routes and resolves neighbours, exactly as it does around an ipip device, and an open raw socket of protocol 4
-//! keeps it from answering "protocol unreachable". TUN devices are opened without offloads: the kernel cuts
-//! segmentation offload packets and completes checksums before they are read here.
+//! TUN devices hand over TCP segments and UDP datagrams that stand for many packets (see [`crate::packet::segment`]), and
+//! these stay whole on every base node of the fast path. From the base they are read through a packet socket, which alone tells
+//! how to cut them; a raw socket of protocol 4 receives what is for another address of the node, and keeps the kernel from
+//! answering "protocol unreachable". To the base they go through a TUN device in its namespace, single packets through a raw
+//! socket: either way the base node's own kernel routes and resolves neighbours, exactly as it does around an ipip device.
 
+mod held;
+mod packets;
 mod probe;
 mod reload;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,25 +34,28 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::answer;
-use super::config::{BaseNode, Config, ShapedDevice};
+use super::config::{BaseNode, Config};
 use super::control::{self, Reply, Request};
-use super::counters::{Count, Reason};
+use super::counters::Reason;
 use super::follow::{self, Devices};
-use super::forward::{Forwarder, Input, Outcome};
-use super::frame::Frame;
-use super::shaped::{self, Fate, Need};
+use super::forward::Forwarder;
+use super::frame::{ETHERNET, Frame};
+use super::injector::{self, Injector, execute};
+use super::shaped;
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
 use crate::model::Impairment;
+use crate::netlink::Request as LinkRequest;
 use crate::netlink::monitor::{Monitor, Snapshot};
 use crate::packet::ipv4;
 use crate::shape::{Later, Nanos};
-use crate::sys::packet_socket::IcmpSocket;
+use crate::sys::packet_socket::{self, IcmpSocket};
 use crate::sys::{limits, signals, socket, tun};
 
 /// Bytes asked for the socket buffers of a base node.
 const BASE_BUFFER: usize = 16 << 20;
+/// The most bytes that a partition puts into one packet, so that headers of all layers fit in front (a stack has up to 64).
+const GSO_MAX_SIZE: u32 = 64_000;
 /// Sources told of by one wait.
 const EVENTS: usize = 64;
 /// Rounds over the ready sources before a control request is answered even though packets keep coming.
@@ -66,6 +72,8 @@ const LONGEST_REQUEST: usize = 4096;
 enum Source {
     Tun(usize),
     Base(usize),
+    /// Packets to other addresses of the node.
+    Others(usize),
     Routes(usize),
     Listener,
     Client(usize),
@@ -87,6 +95,7 @@ impl From<Source> for u64 {
             Source::Signal => (5, 0),
             Source::Shaped(i) => (6, i),
             Source::Timer => (7, 0),
+            Source::Others(i) => (8, i),
         };
         kind << 32 | index as u64
     }
@@ -104,8 +113,22 @@ impl Source {
             5 => Some(Self::Signal),
             6 => Some(Self::Shaped(index)),
             7 => Some(Self::Timer),
+            8 => Some(Self::Others(index)),
             _ => None,
         }
+    }
+}
+
+/// What one wait told of.
+#[derive(Debug)]
+struct Ready {
+    events: [EpollEvent; EVENTS],
+    count: usize,
+}
+
+impl Ready {
+    fn sources(&self) -> impl Iterator<Item = Source> + '_ {
+        self.events[..self.count].iter().filter_map(|e| Source::of(e.data()))
     }
 }
 
@@ -113,7 +136,10 @@ impl Source {
 #[derive(Debug)]
 struct Base {
     receiver: OwnedFd,
+    /// For what is sent to another address than that of the tunnels.
+    others: OwnedFd,
     sender: OwnedFd,
+    injector: Injector,
     /// Of the receiver, as far as counted.
     overruns: u32,
 }
@@ -159,6 +185,10 @@ struct Engine {
     clients: BTreeMap<usize, ControlClient>,
     signals: SignalFd,
     frames: Vec<Frame>,
+    /// The pieces of a packet that is cut.
+    pieces: Vec<Frame>,
+    /// Frames to be sent, by index, and where to.
+    to_send: Vec<(usize, Ipv4Addr)>,
     shaped: shaped::Devices,
     /// What partitions say of packets too big for them, by their index; opened when first there is something to say.
     answers: BTreeMap<usize, IcmpSocket>,
@@ -223,6 +253,8 @@ impl Engine {
             clients: BTreeMap::new(),
             signals,
             frames: (0..socket::BATCH).map(|_| Frame::new()).collect(),
+            pieces: (0..socket::BATCH).map(|_| Frame::new()).collect(),
+            to_send: Vec::with_capacity(socket::BATCH),
             shaped: shaped::Devices::new(namespaces.clone()),
             answers: BTreeMap::new(),
             held: Later::default(),
@@ -231,6 +263,7 @@ impl Engine {
             armed: None,
             start: Instant::now(),
         };
+        engine.tell_what_bases_take();
         engine.plan_probes();
         engine.watch_all().doing(Kind::Kernel, kernel("watch its sources"))?;
         for partition in 0..engine.followers.len() {
@@ -245,12 +278,19 @@ impl Engine {
         Ok(engine)
     }
 
+    fn tell_what_bases_take(&mut self) {
+        for (node, base) in self.bases.iter().enumerate() {
+            self.forwarder.set_sends_whole(node, base.injector.takes_whole);
+        }
+    }
+
     fn watch_all(&self) -> nix::Result<()> {
         for (i, fd) in self.tuns.iter().enumerate() {
             self.watch(fd, Source::Tun(i))?;
         }
         for (i, base) in self.bases.iter().enumerate() {
             self.watch(&base.receiver, Source::Base(i))?;
+            self.watch(&base.others, Source::Others(i))?;
         }
         for (i, follower) in self.followers.iter().enumerate() {
             if let Some(monitor) = &follower.monitor {
@@ -266,11 +306,11 @@ impl Engine {
         self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))
     }
 
-    fn wait(&self, timeout: EpollTimeout) -> Result<Vec<Source>> {
+    fn wait(&self, timeout: EpollTimeout) -> Result<Ready> {
         let mut events = [EpollEvent::empty(); EVENTS];
         match self.epoll.wait(&mut events, timeout) {
-            Ok(count) => Ok(events[..count].iter().filter_map(|e| Source::of(e.data())).collect()),
-            Err(nix::Error::EINTR) => Ok(Vec::new()),
+            Ok(count) => Ok(Ready { events, count }),
+            Err(nix::Error::EINTR) => Ok(Ready { events, count: 0 }),
             Err(e) => Err(Error::kernel("fast path: cannot wait for packets").because(e)),
         }
     }
@@ -279,27 +319,26 @@ impl Engine {
         loop {
             self.set_timer()?;
             let ready = self.wait(EpollTimeout::NONE)?;
-            if ready.contains(&Source::Signal) {
+            if ready.sources().any(|source| source == Source::Signal) {
                 return Ok(());
             }
             self.carry(&ready)?;
-            let control = |s: &&Source| matches!(s, Source::Listener | Source::Client(_));
-            let requests: Vec<Source> = ready.iter().filter(control).copied().collect();
-            if !requests.is_empty() {
+            let requests = || ready.sources().filter(|s| matches!(s, Source::Listener | Source::Client(_)));
+            if requests().next().is_some() {
                 self.settle()?;
             }
-            for source in requests {
+            for source in requests() {
                 self.talk(source);
             }
         }
     }
 
     /// Handles the packets and route changes among the ready sources; says whether there were any.
-    fn carry(&mut self, ready: &[Source]) -> Result<bool> {
+    fn carry(&mut self, ready: &Ready) -> Result<bool> {
         let mut any = false;
-        for source in ready {
+        for source in ready.sources() {
             if let Source::Routes(partition) = source {
-                self.follow_changes(*partition)?;
+                self.follow_changes(partition)?;
                 any = true;
             }
         }
@@ -307,14 +346,15 @@ impl Engine {
     }
 
     /// Handles the packets among the ready sources; says whether there were any.
-    fn carry_packets(&mut self, ready: &[Source]) -> bool {
+    fn carry_packets(&mut self, ready: &Ready) -> bool {
         let mut any = false;
-        for source in ready {
+        for source in ready.sources() {
             match source {
-                Source::Base(node) => self.read_base(*node),
-                Source::Tun(i) => self.read_tun(*i),
+                Source::Base(node) => self.read_base(node),
+                Source::Others(node) => self.read_others(node),
+                Source::Tun(i) => self.read_tun(i),
                 Source::Shaped(i) => {
-                    self.read_shaped(*i);
+                    self.read_shaped(i);
                 }
                 Source::Timer => self.release(),
                 Source::Routes(_) | Source::Listener | Source::Client(_) | Source::Signal => continue,
@@ -392,100 +432,6 @@ impl Engine {
         self.forwarder.set_fib(partition, follow::fib(snapshot, devices));
     }
 
-    fn read_base(&mut self, node: usize) {
-        let mut lens = [0; socket::BATCH];
-        let rooms = self.frames.iter_mut().map(Frame::room);
-        let Ok(count) = socket::receive(self.bases[node].receiver.as_fd(), rooms, &mut lens) else {
-            return;
-        };
-        for (frame, len) in self.frames.iter_mut().zip(&lens[..count]) {
-            frame.filled(*len);
-        }
-        self.finish(node, &[Input::Base(node); socket::BATCH][..count]);
-    }
-
-    fn read_tun(&mut self, interface: usize) {
-        let fd = self.tuns[interface].as_fd();
-        let mut count = 0;
-        for frame in &mut self.frames {
-            match tun::read(fd, frame.room()) {
-                Ok(len) => frame.filled(len),
-                Err(e) => {
-                    if e.kind() != io::ErrorKind::WouldBlock {
-                        // The device is gone; left in the set, it would be ready for ever.
-                        let _ = self.epoll.delete(fd);
-                    }
-                    break;
-                }
-            }
-            count += 1;
-        }
-        let node = self.forwarder.node_of(interface);
-        self.finish(node, &[Input::Tun(interface); socket::BATCH][..count]);
-    }
-
-    /// Decides about the first frames, one for each of `inputs`, all of `node`, and gives them to the kernel in order.
-    fn finish(&mut self, node: usize, inputs: &[Input]) {
-        let now = self.now();
-        let mut to_send = Vec::with_capacity(inputs.len());
-        let mut refused = Vec::new();
-        for (index, (frame, input)) in self.frames.iter_mut().zip(inputs).enumerate() {
-            match self.forwarder.handle(*input, frame, now) {
-                Outcome::Send { to, .. } => to_send.push((index, to)),
-                Outcome::Deliver(interface) => {
-                    let written = tun::write(self.tuns[interface].as_fd(), frame.packet());
-                    note(&mut self.forwarder, node, written, Count::Delivered);
-                }
-                Outcome::Punt(interface) => {
-                    let written = tun::write(self.tuns[interface].as_fd(), frame.packet());
-                    note(&mut self.forwarder, node, written, Count::Punted);
-                }
-                Outcome::Hold { interface, until } => {
-                    self.held.push(until, Held::Packet { interface, bytes: frame.packet().into() });
-                }
-                Outcome::TooBig { interface, mtu } => refused.push((index, interface, mtu)),
-                Outcome::Taken | Outcome::Drop(_) => {}
-            }
-        }
-        for (index, interface, mtu) in refused {
-            self.refuse(index, interface, mtu);
-        }
-        let mut rest = to_send.as_slice();
-        while !rest.is_empty() {
-            let packets = rest.iter().map(|(index, to)| (self.frames[*index].packet(), *to));
-            let counters = self.forwarder.counters(node);
-            let ended = match socket::send(self.bases[node].sender.as_fd(), packets) {
-                Ok(sent) => {
-                    (0..sent).for_each(|_| counters.count(Count::Sent));
-                    sent
-                }
-                Err(e) => {
-                    counters.drop(refusal(&e));
-                    1
-                }
-            };
-            rest = &rest[ended..];
-        }
-        self.finish_copies(node);
-    }
-
-    /// Tells the sender of the packet in a frame that it is too big for an interface, as the partition: its kernel chooses
-    /// the source address, and the way.
-    fn refuse(&mut self, frame: usize, interface: usize, mtu: u16) {
-        let Some((to, message)) = answer::frag_needed(self.frames[frame].packet(), mtu) else { return };
-        let partition = self.config.interfaces[interface].partition;
-        let socket = match self.answers.entry(partition) {
-            Entry::Occupied(open) => open.into_mut(),
-            Entry::Vacant(place) => {
-                let netns = &self.config.partitions[partition].netns;
-                let Ok(Ok(socket)) = self.namespaces.run(netns, || IcmpSocket::open(&[])) else { return };
-                place.insert(socket)
-            }
-        };
-        // As any router, it tries once.
-        let _sent = socket.send(to, &message);
-    }
-
     fn now(&self) -> Nanos {
         Nanos::try_from(self.start.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
     }
@@ -507,95 +453,6 @@ impl Engine {
         set.doing(Kind::Kernel, || "fast path: cannot set its timer".into())
     }
 
-    /// Lets go of a batch of what is due, in order; what is left is due at once when the timer is set again.
-    fn release(&mut self) {
-        let _rung = self.timer.wait();
-        self.armed = None;
-        let now = self.now();
-        if self.probes_due.is_some_and(|due| due <= now) {
-            self.probe();
-        }
-        for _ in 0..socket::BATCH {
-            match self.held.pop(now) {
-                Some(Held::Packet { interface, bytes }) => self.release_packets(interface, &bytes, now),
-                Some(Held::Frame { device, bytes }) => self.shaped.release(device, &bytes),
-                None => return,
-            }
-        }
-    }
-
-    /// This packet and those due behind it on the same base node, as many as fit in a batch.
-    fn release_packets(&mut self, interface: usize, bytes: &[u8], now: Nanos) {
-        let node = self.forwarder.node_of(interface);
-        self.frames[0].copy_from(bytes);
-        let mut inputs = vec![Input::Held(interface)];
-        while inputs.len() < self.frames.len() {
-            let forwarder = &self.forwarder;
-            let same = |held: &Held| matches!(held, Held::Packet { interface, .. } if forwarder.node_of(*interface) == node);
-            let Some(Held::Packet { interface, bytes }) = self.held.pop_if(now, same) else { break };
-            self.frames[inputs.len()].copy_from(&bytes);
-            inputs.push(Input::Held(interface));
-        }
-        self.finish(node, &inputs);
-    }
-
-    /// Whether there may be more.
-    fn read_shaped(&mut self, device: usize) -> bool {
-        let now = self.now();
-        let frame = &mut self.frames[0];
-        for _ in 0..socket::BATCH {
-            let Some(tap) = self.shaped.tap(device) else { return false };
-            match tun::read(tap, frame.room()) {
-                Ok(len) => frame.filled(len),
-                Err(e) => {
-                    if e.kind() != io::ErrorKind::WouldBlock {
-                        // The device is gone; left in the set, it would be ready for ever.
-                        let _ = self.epoll.delete(tap);
-                    }
-                    return false;
-                }
-            }
-            if let Fate::Hold(until) = self.shaped.admit(device, frame.packet(), now) {
-                self.held.push(until, Held::Frame { device, bytes: frame.packet().into() });
-            }
-        }
-        true
-    }
-
-    /// Impairs a device of the kernel, or no more.
-    fn shape(&mut self, device: ShapedDevice) -> Result<()> {
-        let namespaces = self.namespaces.clone();
-        match self.shaped.need(&device) {
-            Need::Nothing => self.shaped.change(&device),
-            Need::Attach => {
-                let attach = move || shaped::attach(&namespaces, &device).map(|open| (device, open));
-                let (device, open) = self.meanwhile(Duration::ZERO, attach)??;
-                let (new, left_over) = self.shaped.attached(device, open);
-                close(left_over);
-                let Some(tap) = self.shaped.tap(new) else { return Ok(()) };
-                self.watch(tap, Source::Shaped(new))
-                    .doing(Kind::Kernel, || "fast path: cannot watch a device".into())?;
-            }
-            Need::Detach => {
-                let what = device.clone();
-                self.meanwhile(Duration::ZERO, move || shaped::detach(&namespaces, &what))??;
-                self.leave(&device);
-            }
-        }
-        Ok(())
-    }
-
-    /// A device that is impaired no more: nothing new comes to its TAP, and what is in it is taken out.
-    fn leave(&mut self, device: &ShapedDevice) {
-        let Some(device) = self.shaped.position(device) else { return };
-        while self.read_shaped(device) {}
-        if let Some(tap) = self.shaped.tap(device) {
-            // A descriptor that another holds too would go on being told of.
-            let _gone = self.epoll.delete(tap);
-        }
-        close(self.shaped.detached(device));
-    }
-
     fn impair(&mut self, netns: &str, dev: &str, to: Impairment) -> Reply {
         match self.places.iter().position(|(ns, name)| ns == netns && name == dev) {
             Some(interface) => {
@@ -612,6 +469,7 @@ impl Engine {
             Source::Client(id) => self.converse(id),
             Source::Tun(_)
             | Source::Base(_)
+            | Source::Others(_)
             | Source::Routes(_)
             | Source::Signal
             | Source::Shaped(_)
@@ -735,14 +593,6 @@ impl ControlClient {
     }
 }
 
-fn note(forwarder: &mut Forwarder, node: usize, written: io::Result<()>, event: Count) {
-    let counters = forwarder.counters(node);
-    match written {
-        Ok(()) => counters.count(event),
-        Err(_) => counters.drop(Reason::TunError),
-    }
-}
-
 /// Why the kernel of a base node did not take a packet.
 pub(super) fn refusal(error: &io::Error) -> Reason {
     match error.raw_os_error() {
@@ -766,14 +616,23 @@ fn open_bases(config: &Config, namespaces: &Namespaces) -> Result<Vec<Base>> {
 
 fn open_base(namespaces: &Namespaces, node: &BaseNode) -> Result<Base> {
     let open = || -> io::Result<Base> {
-        let receiver = socket::raw(i32::from(ipv4::IPIP))?;
+        let others = packet_socket::others(node.addr, ipv4::IPIP)?;
         let sender = socket::raw_sender(node.addr)?;
+        let injector = injector::open(node.addr)?;
+        let receiver = packet_socket::receiver(node.addr, ipv4::IPIP)?;
         socket::set_buffers(receiver.as_fd(), BASE_BUFFER)?;
         socket::set_buffers(sender.as_fd(), BASE_BUFFER)?;
-        Ok(Base { receiver, sender, overruns: 0 })
+        Ok(Base { receiver, others, sender, injector, overruns: 0 })
     };
-    let what = || format!("fast path: cannot open raw sockets on base node {}", node.name);
+    let what = || format!("fast path: cannot open its sockets on base node {}", node.name);
     namespaces.run(&node.netns, open)?.doing(Kind::Kernel, what)
+}
+
+/// A TUN device of a partition.
+fn open_tun(dev: &str) -> io::Result<OwnedFd> {
+    let fd = tun::attach_offloading(dev, false)?;
+    execute([LinkRequest::set_gso_max_size(nix::net::if_::if_nametoindex(dev)?, GSO_MAX_SIZE)])?;
+    Ok(fd)
 }
 
 fn read(config: &Path) -> Result<Config> {
@@ -809,7 +668,7 @@ fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<Owne
 fn open_partition(devices: &Devices) -> Result<(Vec<(usize, OwnedFd)>, Monitor)> {
     let mut opened = Vec::new();
     for (name, index) in devices {
-        let fd = tun::attach(name).doing(Kind::Kernel, || format!("fast path: cannot open TUN {name}"))?;
+        let fd = open_tun(name).doing(Kind::Kernel, || format!("fast path: cannot open TUN {name}"))?;
         opened.push((*index, fd));
     }
     Ok((opened, Monitor::open()?))

@@ -29,7 +29,7 @@ use super::config::{self, Below, Config};
 use super::counters::{Count, Counters, Reason};
 use super::fib::{Fib, Lookup};
 use super::fragments::{self, Reassembler};
-use super::frame::Frame;
+use super::frame::{Frame, MAX_PACKET};
 use super::protection::Protection;
 use super::spread::Bundle;
 use crate::model::{Fragments, Impairment};
@@ -51,6 +51,8 @@ pub enum Input {
     Base(usize),
     /// It was held back at this interface, its network header first, and its time has come.
     Held(usize),
+    /// It is one of the packets into which one that was to leave by this interface has been cut.
+    Cut(usize),
     /// It is a [`Made`] one.
     Made(Via),
     /// It is a [`Made`] one: a fragment of a link packet of this interface, its link header first.
@@ -68,6 +70,9 @@ pub enum Outcome {
     Punt(usize),
     /// Nowhere yet: it comes back as [`Input::Held`] at that time.
     Hold { interface: usize, until: Nanos },
+    /// Nowhere yet: the packets that it stands for come back one by one as [`Input::Cut`], for what is to be done next is done to
+    /// each.
+    Cut(usize),
     /// Nowhere: it was the answer to a probe, or it is a fragment that waits for others.
     Taken,
     /// Nowhere, and counted already: it has DF set, and no more than `mtu` bytes go whole through this interface. The
@@ -138,12 +143,16 @@ struct Node {
     addr: Ipv4Addr,
     /// Far ends of the base tunnels.
     tunnels: BTreeSet<Ipv4Addr>,
+    /// Those of them that the fast path serves too, which take packets that stand for several.
+    fast: BTreeSet<Ipv4Addr>,
     /// Link addresses of the node, each with the base address its packets come from; `None` where they do not come
     /// through a base tunnel.
     link_addrs: BTreeMap<Ipv4Addr, Option<Ipv4Addr>>,
     /// By the (source, destination) of the link header of an arriving packet.
     links: BTreeMap<Pair, usize>,
     strong_host: bool,
+    /// Whether the base takes packets that stand for several.
+    sends_whole: bool,
     counters: Counters,
 }
 
@@ -221,10 +230,14 @@ impl Forwarder {
         parallel::add_strands(config, &mut interfaces);
         let mut partitions: Vec<Partition> = config.partitions.iter().map(Partition::new).collect();
         let mut nodes: Vec<Node> = config.nodes.iter().map(|n| Node::new(n.addr)).collect();
+        let fast: BTreeSet<Ipv4Addr> = config.nodes.iter().map(|n| n.addr).collect();
         for (index, this) in interfaces.iter().enumerate() {
             let pair = Pair { src: this.remote, dst: this.local };
             match this.below {
-                Below::Base { remote } => nodes[this.node].add_link(pair, index, remote),
+                Below::Base { remote } => {
+                    nodes[this.node].add_link(pair, index, remote);
+                    nodes[this.node].fast.extend(fast.get(&remote));
+                }
                 Below::Inside => nodes[this.node].add_inside(this.local),
                 Below::Partition(lower) => {
                     partitions[lower].stacked.insert(pair, index);
@@ -260,6 +273,11 @@ impl Forwarder {
         self.nodes[node].strong_host = on;
     }
 
+    /// Whether packets that stand for several may go to the base as they are.
+    pub fn set_sends_whole(&mut self, node: usize, yes: bool) {
+        self.nodes[node].sends_whole = yes;
+    }
+
     /// What is sent at `interface` from here on.
     pub fn set_impairment(&mut self, interface: usize, to: Impairment) {
         let shaper = &mut self.interfaces[interface].shaper;
@@ -280,28 +298,29 @@ impl Forwarder {
     }
 
     /// Decides about the packet in `frame` and changes its headers. Drops are counted here; the other outcomes are
-    /// the caller's to count, when the kernel has taken the packet.
+    /// the caller's to count, when the kernel has taken the packet. One that stands for several counts as these.
     pub fn handle(&mut self, input: Input, frame: &mut Frame, now: Nanos) -> Outcome {
         let node = match input {
-            Input::Tun(i) | Input::Held(i) | Input::Made(Via(i)) | Input::Piece(Via(i)) => {
+            Input::Tun(i) | Input::Held(i) | Input::Cut(i) | Input::Made(Via(i)) | Input::Piece(Via(i)) => {
                 self.interfaces[i].node
             }
             Input::Base(node) => node,
         };
+        let packets = frame.packets();
         match input {
-            Input::Tun(_) => self.nodes[node].counters.count(Count::RxTun),
-            Input::Base(_) => self.nodes[node].counters.count(Count::RxBase),
+            Input::Tun(_) => self.nodes[node].counters.count_many(Count::RxTun, packets),
+            Input::Base(_) => self.nodes[node].counters.count_many(Count::RxBase, packets),
             Input::Held(i) => {
                 let shaper = self.interfaces[i].shaper.as_mut();
                 shaper.into_iter().for_each(|s| s.released(frame.len()));
             }
-            Input::Made(_) | Input::Piece(_) => {}
+            Input::Cut(_) | Input::Made(_) | Input::Piece(_) => {}
         }
         self.now = now;
         match self.walk(input, frame, now) {
             Ok(outcome) => outcome,
             Err(reason) => {
-                self.nodes[node].counters.drop(reason);
+                self.nodes[node].counters.drop_many(reason, packets);
                 Outcome::Drop(reason)
             }
         }
@@ -314,12 +333,14 @@ impl Forwarder {
                 Step::Transmit(i)
             }
             Input::Base(node) => self.open_base(node, frame)?,
+            Input::Cut(i) => Step::Transmit(i),
             Input::Held(i) | Input::Made(Via(i)) => Step::Release(i),
             Input::Piece(Via(i)) => Step::Lower(i),
         };
         for _ in 0..MAX_STEPS {
             step = match step {
                 Step::Arrive(i) => self.arrive(i, frame)?,
+                Step::Transmit(i) if self.must_cut(i, frame) => Step::Done(Outcome::Cut(i)),
                 Step::Transmit(i) => self.hold(i, frame.len(), now)?,
                 Step::Release(i) => self.transmit(i, frame)?,
                 Step::Lower(i) => self.lower(i, frame)?,
@@ -391,10 +412,12 @@ impl Forwarder {
         if !interface.device.up {
             return Err(Reason::LinkDown);
         }
-        let view = checked(frame)?;
+        checked(frame)?;
+        let largest = frame.largest();
+        let view = Ipv4View::new_header(frame.packet())?;
         let (src, dst) = (view.src(), view.dst());
         if let Some(exit) = interface.exit {
-            return match frame.len() <= self.interfaces[exit].device.mtu {
+            return match frame.largest() <= self.interfaces[exit].device.mtu {
                 true => Ok(Step::Transmit(exit)),
                 false => Err(Reason::TooBig),
             };
@@ -415,9 +438,10 @@ impl Forwarder {
             };
         }
         match route {
-            Lookup::Out(j) if j != i && self.is_simple(j, &view) && partition.forwards_from(src) => {
+            Lookup::Out(j) if j != i && self.is_simple(j, &view, largest) && partition.forwards_from(src) => {
                 Ipv4Mut::new_header(frame.packet_mut())?.decrement_ttl();
-                self.nodes[self.interfaces[j].node].counters.count(Count::Forwarded);
+                let packets = frame.packets();
+                self.nodes[self.interfaces[j].node].counters.count_many(Count::Forwarded, packets);
                 Ok(Step::Transmit(j))
             }
             Lookup::Local | Lookup::Out(_) | Lookup::Punt | Lookup::NoRoute => {
@@ -426,15 +450,38 @@ impl Forwarder {
         }
     }
 
-    /// Whether forwarding through interface `j` needs no answer, no option and no fragmentation.
-    fn is_simple(&self, j: usize, view: &Ipv4View<'_>) -> bool {
+    /// Whether forwarding through interface `j` needs no answer, no option and no fragmentation; `largest` is the length of the
+    /// largest packet it is about.
+    fn is_simple(&self, j: usize, view: &Ipv4View<'_>, largest: usize) -> bool {
         let device = self.interfaces[j].device;
         view.ttl() > 1
             && !view.has_options()
-            && usize::from(view.total_len()) <= device.mtu
+            && largest <= device.mtu
             && device.up
             && is_unicast(view.src())
             && is_unicast(view.dst())
+    }
+
+    /// Whether what goes out through interface `i` must be cut first, where it stands for several packets.
+    fn must_cut(&self, i: usize, frame: &Frame) -> bool {
+        let room = frame.len() + 2 * ipv4::HEADER_LEN <= MAX_PACKET;
+        frame.segments().is_some_and(|segments| !(segments.is_tcp() && room && self.takes_whole(i)))
+    }
+
+    /// Whether TCP segments that stand for several may go out through interface `i`: impairments, ESP, fragments and the choice of a strand
+    /// are about each packet, and a kernel's tunnel takes no other.
+    fn takes_whole(&self, i: usize) -> bool {
+        let interface = &self.interfaces[i];
+        let below = match interface.below {
+            Below::Base { remote } => {
+                let node = &self.nodes[interface.node];
+                node.sends_whole && node.fast.contains(&remote)
+            }
+            Below::Inside | Below::Partition(_) => true,
+            Below::Strands => false,
+        };
+        let each = interface.shaper.is_some() || interface.protection.is_some();
+        below && !each && interface.fragments.is_none()
     }
 
     /// A packet of `len` bytes, those of the layers below not counted, is about to go out through interface `i`.
@@ -509,7 +556,7 @@ impl Forwarder {
             By::Base(_) => usize::MAX,
             By::Interface(j) => self.interfaces[j].device.mtu,
         };
-        if frame.len() > piece.map_or(below, |piece| piece.min(below)) {
+        if frame.largest() > piece.map_or(below, |piece| piece.min(below)) {
             self.cut(i, frame, piece.ok_or(Reason::TooBig)?.min(below))?;
         }
         match by {
@@ -579,7 +626,7 @@ impl Forwarder {
         let repr = Ipv4Repr { protocol, dont_fragment, ..ipip };
         // There is room for any packet that IPv4 has.
         frame.push(ipv4::HEADER_LEN).map(|header| repr.emit(header)).ok_or(Reason::TooBig)?;
-        self.nodes[node].counters.count(Count::Encapsulated);
+        self.nodes[node].counters.count_many(Count::Encapsulated, frame.packets());
         Ok(())
     }
 
@@ -632,9 +679,11 @@ impl Node {
         Self {
             addr,
             tunnels: BTreeSet::new(),
+            fast: BTreeSet::new(),
             link_addrs: BTreeMap::new(),
             links: BTreeMap::new(),
             strong_host: true,
+            sends_whole: true,
             counters: Counters::default(),
         }
     }
@@ -708,7 +757,14 @@ fn shaper_for(to: Impairment) -> Option<Shaper> {
 
 /// Checks the header at the front of the frame, checksum included, and cuts what is beyond its total length.
 fn checked(frame: &mut Frame) -> Result<Ipv4View<'_>, Reason> {
-    let total_len = usize::from(Ipv4View::new_checked(frame.packet())?.total_len());
+    let view = Ipv4View::new_checked(frame.packet())?;
+    let (header_len, total_len) = (view.header_len(), usize::from(view.total_len()));
+    if let Some(segments) = frame.segments() {
+        let behind_header = segments.start(frame.len()).is_some_and(|start| start >= header_len);
+        if total_len != frame.len() || !behind_header {
+            return Err(Reason::BadLength);
+        }
+    }
     frame.truncate(total_len);
     let view = Ipv4View::new_checked(frame.packet())?;
     view.verify_checksum()?;
@@ -738,7 +794,7 @@ fn decapsulate(frame: &mut Frame, counters: &mut Counters) -> Result<(), Reason>
     if after != ecn {
         inner.set_ecn(after);
     }
-    counters.count(Count::Decapsulated);
+    counters.count_many(Count::Decapsulated, frame.packets());
     Ok(())
 }
 

@@ -1,20 +1,26 @@
 //! A packet buffer with room in front and behind. Headers go in by pushing and come out by pulling, at the front, and
 //! trailers by extending and truncating, without moving the packet. It never grows: a packet that needs more room is
-//! refused.
+//! refused. Beside the bytes it keeps what the packet stands for, where that is several (see [`Segments`]).
 
 use std::fmt;
+
+use crate::packet::segment::{VNET_LEN, Vnet};
+use crate::packet::{Malformed, Segments};
 
 /// The largest IPv4 packet.
 pub const MAX_PACKET: usize = 65535;
 /// Bytes in front of a packet as read. Headers that need more would make a packet larger than IPv4 has, so that no stack is
 /// too deep for a frame. What no header reaches is never touched and takes no memory.
-pub const HEADROOM: usize = MAX_PACKET;
+pub const HEADROOM: usize = MAX_PACKET + VNET_LEN + ETHERNET;
+/// An Ethernet header, bytes.
+pub const ETHERNET: usize = 14;
 
 /// One packet and its room.
 pub struct Frame {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
+    segments: Option<Segments>,
 }
 
 impl fmt::Debug for Frame {
@@ -22,6 +28,7 @@ impl fmt::Debug for Frame {
         f.debug_struct("Frame")
             .field("headroom", &self.start)
             .field("len", &self.len())
+            .field("segments", &self.segments)
             .finish_non_exhaustive()
     }
 }
@@ -35,18 +42,84 @@ impl Default for Frame {
 impl Frame {
     #[must_use]
     pub fn new() -> Self {
-        Self { bytes: vec![0; HEADROOM + MAX_PACKET].into_boxed_slice(), start: HEADROOM, end: HEADROOM }
+        let bytes = vec![0; HEADROOM + MAX_PACKET].into_boxed_slice();
+        Self { bytes, start: HEADROOM, end: HEADROOM, segments: None }
     }
 
     /// Empties the frame and gives the room to read a packet into; [`Self::filled`] says how much of it was used.
     pub fn room(&mut self) -> &mut [u8] {
-        self.start = HEADROOM;
-        self.end = HEADROOM;
+        self.filled(0);
         &mut self.bytes[HEADROOM..]
+    }
+
+    /// The same for a packet that has a virtio header and `link_len` bytes of a link header in front, to be told with
+    /// [`Self::received`].
+    pub fn room_behind(&mut self, link_len: usize) -> &mut [u8] {
+        self.filled(0);
+        &mut self.bytes[HEADROOM - link_len - VNET_LEN..]
+    }
+
+    /// The first `len` bytes of [`Self::room_behind`] hold a packet and what is in front of it, which this takes off; gives the
+    /// virtio header.
+    pub fn received(&mut self, len: usize, link_len: usize) -> Vnet {
+        self.filled(len.saturating_sub(link_len + VNET_LEN));
+        let first = HEADROOM - link_len - VNET_LEN;
+        self.bytes[first..].first_chunk().copied().map(Vnet::parse).unwrap_or_default()
+    }
+
+    /// Takes over what the virtio header of [`Self::received`] says.
+    ///
+    /// # Errors
+    /// If it cannot be one of this packet.
+    pub fn apply(&mut self, vnet: &Vnet, link_len: usize) -> Result<(), Malformed> {
+        self.segments = vnet.apply(self.packet_mut(), link_len)?;
+        Ok(())
+    }
+
+    /// The packet with a virtio header in front.
+    pub fn with_vnet(&mut self) -> &[u8] {
+        let vnet = Vnet::of(self.segments.as_ref(), self.len()).emit();
+        let first = self.start - VNET_LEN;
+        self.bytes[first..self.start].copy_from_slice(&vnet);
+        &self.bytes[first..self.end]
+    }
+
+    /// How it is to be cut, where it stands for several packets.
+    #[must_use]
+    pub fn segments(&self) -> Option<&Segments> {
+        self.segments.as_ref()
+    }
+
+    pub fn set_segments(&mut self, segments: Option<Segments>) {
+        self.segments = segments;
+    }
+
+    /// How many packets this is.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.segments.as_ref().map_or(1, |s| s.packets() as u64)
+    }
+
+    /// Bytes of the largest of these, with all headers that are there.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        self.segments.as_ref().map_or(self.len(), |s| s.largest(self.len()))
+    }
+
+    /// Becomes packet `number`, from 0, of those that `all` stands for.
+    ///
+    /// # Errors
+    /// If the headers of `all` are not those of a packet that can be cut.
+    pub fn cut_from(&mut self, all: &Self, number: usize) -> Result<(), Malformed> {
+        let segments = all.segments.as_ref().ok_or(Malformed::Type)?;
+        let len = segments.cut(all.packet(), number, self.room())?;
+        self.filled(len);
+        Ok(())
     }
 
     /// The first `len` bytes of [`Self::room`] hold the packet.
     pub fn filled(&mut self, len: usize) {
+        self.segments = None;
         self.start = HEADROOM;
         self.end = HEADROOM + len.min(MAX_PACKET);
     }
@@ -83,7 +156,8 @@ impl Frame {
         if self.len() + len > MAX_PACKET {
             return None;
         }
-        self.start = self.start.checked_sub(len)?;
+        // Room for a virtio header stays.
+        self.start = self.start.checked_sub(len).filter(|start| *start >= VNET_LEN)?;
         Some(&mut self.bytes[self.start..self.start + len])
     }
 

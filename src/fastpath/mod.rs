@@ -19,6 +19,7 @@ pub mod forward;
 mod fragments;
 pub mod frame;
 pub mod health;
+mod injector;
 mod protection;
 mod shaped;
 pub mod spread;

@@ -6,18 +6,20 @@
 //! node -- device --(filter at egress: all without our mark)--> TAP --> held here --> packet socket, marked -- device --> wire
 //! ```
 //!
-//! Nothing is put in the device's place, so this begins and ends while packets flow. The TAP has no offloads: the
-//! kernel cuts segmentation offload packets and completes checksums before they are counted here.
+//! Nothing is put in the device's place, so this begins and ends while packets flow. The TAP takes packets that stand for
+//! several, for the kernel cannot cut those of the fast path; they are cut before they are counted here.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::config::ShapedDevice;
 use super::counters::{Count, Counters, Reason};
-use crate::error::{Context, Error, Kind, Result};
+use super::frame::ETHERNET;
+use super::injector::execute;
+use crate::error::{Context, Kind, Result};
 use crate::lab::Namespaces;
 use crate::model::Impairment;
-use crate::netlink::{Request, Socket};
+use crate::netlink::Request;
 use crate::shape::{Chance, Nanos, Shaper, Verdict};
 use crate::sys::packet_socket::Injector;
 use crate::sys::tun;
@@ -26,8 +28,6 @@ use crate::sys::tun;
 const MARK: u32 = 0x7669_6c61;
 /// Frames that wait to be read: bursts of a sender that nothing slows down.
 const QUEUE: u32 = 10_000;
-/// An Ethernet header, bytes: the rate of a link counts IP packets.
-const ETHERNET: usize = 14;
 const SEED: u64 = 0x7669_6c61_6220_7368;
 
 /// One impaired device.
@@ -130,6 +130,16 @@ impl Devices {
 
     pub(super) fn tap(&self, i: usize) -> Option<BorrowedFd<'_>> {
         self.all.get(i)?.tap.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Bytes of the header in front of the packets of device `i`.
+    pub(super) fn link_len(&self, i: usize) -> usize {
+        self.all.get(i).map_or(0, |device| if device.what.ethernet { ETHERNET } else { 0 })
+    }
+
+    /// A frame of device `i` was not what its virtio header says.
+    pub(super) fn refuse(&mut self, i: usize) {
+        self.all[i].counters.drop(Reason::TxError);
     }
 
     /// Decides about a frame that was read from the TAP of device `i`.
@@ -236,7 +246,7 @@ impl Device {
 fn attach_here(what: &ShapedDevice) -> io::Result<Attachment> {
     let index = nix::net::if_::if_nametoindex(what.dev.as_str())?;
     let name = format!("shape~{index}");
-    let tap = if what.ethernet { tun::attach_tap(&name)? } else { tun::attach(&name)? };
+    let tap = tun::attach_offloading(&name, what.ethernet)?;
     let tap_index = nix::net::if_::if_nametoindex(name.as_str())?;
     // Else the kernel would look for routers and announce groups there, and the frames would go out of the device.
     // A kernel without IPv6 has nothing to announce.
@@ -248,11 +258,4 @@ fn attach_here(what: &ShapedDevice) -> io::Result<Attachment> {
         Request::set_redirect(index, tap_index, MARK),
     ])?;
     Ok(Attachment { index, tap, injector })
-}
-
-fn execute(requests: impl IntoIterator<Item = Request>) -> io::Result<()> {
-    Socket::open()?.execute(requests).map_err(|refusal| match &refusal.text {
-        Some(text) => io::Error::other(Error::kernel(refusal.to_string()).because(text)),
-        None => io::Error::from_raw_os_error(refusal.errno),
-    })
 }

@@ -107,6 +107,13 @@ impl Request {
         Self::set_link(link.append_extra_attribute(LinkAttribute::TxQueueLen(packets)).build())
     }
 
+    /// The most bytes of a packet that stands for several (`gso_max_size`).
+    #[must_use]
+    pub fn set_gso_max_size(index: u32, bytes: u32) -> Self {
+        let link = LinkUnspec::new_with_index(index);
+        Self::set_link(link.append_extra_attribute(LinkAttribute::GsoMaxSize(bytes)).build())
+    }
+
     #[must_use]
     pub fn down(index: u32) -> Self {
         Self::set_link(LinkUnspec::new_with_index(index).down().build())

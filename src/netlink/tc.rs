@@ -1,6 +1,8 @@
 //! Requests of traffic control, a constructor each. Indices and parameters go in, one message with its flags comes
 //! out. It never sends.
 
+use std::os::fd::RawFd;
+
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
@@ -27,6 +29,10 @@ const ETH_P_ALL: u16 = 3;
 const TCA_BPF_ACT: u16 = 1;
 const TCA_BPF_OPS_LEN: u16 = 4;
 const TCA_BPF_OPS: u16 = 5;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const FIRST_ACTION: u16 = 1;
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
@@ -66,6 +72,21 @@ impl Request {
         message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(takes.protocol().to_be());
         message.attributes.push(TcAttribute::Kind("bpf".into()));
         let options = redirect_options(&takes.program(), to, into);
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
+        Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_EXCL }
+    }
+
+    /// A loaded program decides about what comes in at device `index`. It stays loaded for as long as the device is there.
+    #[must_use]
+    pub fn add_program(index: u32, program: RawFd) -> Self {
+        let mut message = filter(index);
+        message.header.parent = INGRESS;
+        message.attributes.push(TcAttribute::Kind("bpf".into()));
+        let options = nested(&[
+            (TCA_BPF_FD, &program.to_ne_bytes()),
+            (TCA_BPF_NAME, b"vilab\0"),
+            (TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes()),
+        ]);
         message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
         Self { message: RouteNetlinkMessage::NewTrafficFilter(message), flags: NLM_F_CREATE | NLM_F_EXCL }
     }

@@ -342,6 +342,12 @@ impl<'a> Ipv4Mut<'a> {
         self.set_word(8, u16::from_be_bytes([ttl, self.bytes[9]]));
     }
 
+    /// One more, not above 255: for a kernel that will take it off again.
+    pub fn increment_ttl(&mut self) {
+        let ttl = self.bytes[8].saturating_add(1);
+        self.set_word(8, u16::from_be_bytes([ttl, self.bytes[9]]));
+    }
+
     pub fn set_ecn(&mut self, ecn: Ecn) {
         let tos = self.bytes[1] & !3 | ecn.bits();
         self.set_word(0, u16::from_be_bytes([self.bytes[0], tos]));

@@ -6,12 +6,14 @@ pub mod checksum;
 pub mod esp;
 pub mod icmp;
 pub mod ipv4;
+pub mod segment;
 pub mod udp;
 
 use std::net::Ipv4Addr;
 
 pub use icmp::IcmpRepr;
 pub use ipv4::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View};
+pub use segment::{Segments, Vnet};
 pub use udp::UdpRepr;
 
 /// Why bytes are not the packet they should be.

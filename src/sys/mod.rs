@@ -1,6 +1,7 @@
 //! The only unsafe code: one system call, one SAFETY sentence, one owner. Typed arguments go in, owned
 //! descriptors or `io::Result` come out. It never decides anything.
 
+pub mod bpf;
 pub mod child;
 pub mod filter;
 pub mod limits;

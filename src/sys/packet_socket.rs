@@ -12,6 +12,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
+use super::filter;
 use super::socket::set_buffers;
 
 /// Queues grow to this many bytes under a burst, whatever `net.core.rmem_max` and `wmem_max` say.
@@ -152,6 +153,77 @@ impl AsFd for Capture {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Packets of one protocol to one address, on any Ethernet device of the namespace. Each read gives `struct virtio_net_hdr`, the Ethernet header, and a packet that may stand for several. Non-blocking.
+///
+/// # Errors
+/// What the kernel says, `EPERM` without `CAP_NET_RAW`.
+pub fn receiver(addr: Ipv4Addr, protocol: u8) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    // Of no protocol yet: it hears nothing before it has its filter.
+    let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    filter::set(&fd, &arrivals(addr, protocol))?;
+    set_int(fd.as_fd(), libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+    bind_to_ipv4(&fd)?;
+    Ok(fd)
+}
+
+/// A raw socket that receives packets of one protocol for any other address of the node, IP header first; those for `addr` are for
+/// [`receiver`], but while this is open, the kernel does not say that nobody wants them. Non-blocking.
+///
+/// # Errors
+/// As [`receiver`].
+pub fn others(addr: Ipv4Addr, protocol: u8) -> io::Result<OwnedFd> {
+    let fd = super::socket::raw(i32::from(protocol))?;
+    let code = |code: u32| u16::try_from(code).unwrap_or(0);
+    let end = code(libc::BPF_RET | libc::BPF_K);
+    let program = [
+        (code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0, 0, 16),
+        (code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), 0, 1, addr.to_bits()),
+        (end, 0, 0, 0),
+        (end, 0, 0, u32::MAX),
+    ];
+    filter::set(&fd, &program)?;
+    Ok(fd)
+}
+
+/// `PACKET_VNET_HDR` of linux/if_packet.h.
+const PACKET_VNET_HDR: libc::c_int = 15;
+
+/// Takes what arrives for this host on an Ethernet device or the loopback, has this protocol, and is for this address.
+fn arrivals(addr: Ipv4Addr, protocol: u8) -> [filter::Instruction; 11] {
+    let code = |code: u32| u16::try_from(code).unwrap_or(0);
+    let ancillary = |what: libc::c_int| (libc::SKF_AD_OFF + what).cast_unsigned();
+    let network = |at: libc::c_int| (libc::SKF_NET_OFF + at).cast_unsigned();
+    let load_byte = code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS);
+    let load_half = code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
+    let load_word = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
+    let equal = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
+    let end = code(libc::BPF_RET | libc::BPF_K);
+    [
+        (load_byte, 0, 0, ancillary(libc::SKF_AD_PKTTYPE)),
+        (equal, 0, 8, u32::from(libc::PACKET_HOST)),
+        (load_half, 0, 0, ancillary(libc::SKF_AD_HATYPE)),
+        (equal, 1, 0, u32::from(libc::ARPHRD_ETHER)),
+        (equal, 0, 5, u32::from(libc::ARPHRD_LOOPBACK)),
+        (load_byte, 0, 0, network(9)),
+        (equal, 0, 3, u32::from(protocol)),
+        (load_word, 0, 0, network(16)),
+        (equal, 0, 1, addr.to_bits()),
+        (end, 0, 0, u32::MAX),
+        (end, 0, 0, 0),
+    ]
+}
+
+#[expect(unsafe_code, reason = "nix cannot make a link-layer address")]
+fn bind_to_ipv4(fd: &OwnedFd) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
+    let address = link_address(0, false)?;
+    // SAFETY: `address` lives through the call, with its length, and the kernel only reads it.
+    let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
+    Errno::result(bound)?;
+    Ok(())
 }
 
 /// Sends frames out of one device, each with a mark. It receives nothing.

@@ -16,7 +16,16 @@ mod request {
     nix::ioctl_write_int_bad!(set_persist, libc::TUNSETPERSIST);
     nix::ioctl_read_bad!(get_iff, libc::TUNGETIFF, libc::ifreq);
     nix::ioctl_write_ptr!(set_carrier, b'T', 226, libc::c_int);
+    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
 }
+
+/// What a reader can take, of linux/if_tun.h: unfinished checksums, TCP over IPv4, also with ECN, and UDP to be cut. The kernel
+/// knows the last for both versions of IP together.
+const TUN_F_CSUM: libc::c_int = 0x01;
+const TUN_F_TSO4: libc::c_int = 0x02;
+const TUN_F_TSO_ECN: libc::c_int = 0x08;
+const TUN_F_USO4: libc::c_int = 0x20;
+const TUN_F_USO6: libc::c_int = 0x40;
 
 /// Makes a TUN device that stays when its descriptors are closed. Attaching to one that is there is no error.
 ///
@@ -55,6 +64,25 @@ pub fn attach(name: &str) -> io::Result<OwnedFd> {
 /// As [`attach`].
 pub fn attach_tap(name: &str) -> io::Result<OwnedFd> {
     open(name, libc::IFF_TAP | libc::IFF_NO_PI)
+}
+
+/// The same with `struct virtio_net_hdr` in front of each packet, which may stand for several and have an unfinished checksum
+/// (see [`crate::packet::segment`]); where the kernel knows how (Linux 6.2), UDP too.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_offloading(name: &str, tap: bool) -> io::Result<OwnedFd> {
+    let kind = if tap { libc::IFF_TAP } else { libc::IFF_TUN };
+    let fd = open(name, kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
+    let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO_ECN;
+    set_offload(&fd, tcp | TUN_F_USO4 | TUN_F_USO6).or_else(|_| set_offload(&fd, tcp))?;
+    Ok(fd)
+}
+
+fn set_offload(fd: &OwnedFd, what: libc::c_int) -> io::Result<()> {
+    // SAFETY: `fd` is a TUN descriptor and the argument is a plain integer.
+    unsafe { request::set_offload(fd.as_raw_fd(), what) }?;
+    Ok(())
 }
 
 /// The same with packet information in front of each packet, `struct tun_pi` of linux/if_tun.h: four bytes that hold the

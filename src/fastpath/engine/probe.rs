@@ -2,8 +2,9 @@
 //! packets that take several strands. What the forwarder made goes in; it is carried like any other packet. It never judges
 //! a strand: the forwarder does.
 
-use super::{Engine, Input};
+use super::Engine;
 use crate::fastpath::control::InterfaceStrands;
+use crate::fastpath::forward::Input;
 use crate::fastpath::forward::Made;
 use crate::fastpath::spread::PROBE_EVERY;
 use crate::shape::Nanos;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Base, Engine, Follower, Held, Source, close, inodes, open_base, open_partition, places, tun};
+use super::{
+    Base, Engine, Follower, Held, Source, close, inodes, open_base, open_partition, open_tun, places, tun,
+};
 use crate::error::{Context, Kind, Result};
 use crate::fastpath::Reason;
 use crate::fastpath::config::{Config, ShapedDevice};
@@ -49,6 +51,7 @@ impl Engine {
         self.places = places(&new);
         self.inodes = inodes;
         let closed = self.exchange(&new, &moves, opened);
+        self.tell_what_bases_take();
         close(closed);
         let watching = || "fast path: cannot watch its sources".to_owned();
         self.watch_again().doing(Kind::Kernel, watching)?;
@@ -81,7 +84,7 @@ impl Engine {
                 opened.tuns.extend(tuns);
                 opened.monitors.insert(index, monitor);
             } else if !devices.is_empty() {
-                let attach = |(dev, i): (&String, &usize)| tun::attach(dev).map(|fd| (*i, fd));
+                let attach = |(dev, i): (&String, &usize)| open_tun(dev).map(|fd| (*i, fd));
                 let open = move || devices.iter().map(attach).collect::<std::io::Result<Vec<_>>>();
                 let tuns = self.meanwhile(Duration::ZERO, move || namespaces.run(&netns, open))??;
                 let what = || format!("fast path: cannot open the TUNs of {}", partition.name);
@@ -147,6 +150,7 @@ impl Engine {
         }
         for base in bases.iter().flatten() {
             let _gone = self.epoll.delete(&base.receiver);
+            let _gone = self.epoll.delete(&base.others);
         }
         for monitor in followers.iter().flatten().filter_map(|f| f.monitor.as_ref()) {
             let _gone = self.epoll.delete(monitor);
@@ -161,6 +165,7 @@ impl Engine {
         }
         for (i, base) in self.bases.iter().enumerate() {
             self.renumber(&base.receiver, Source::Base(i))?;
+            self.renumber(&base.others, Source::Others(i))?;
         }
         for (i, follower) in self.followers.iter().enumerate() {
             if let Some(monitor) = &follower.monitor {

@@ -202,6 +202,7 @@ impl Chain {
                 }
                 end @ (Outcome::Deliver(_)
                 | Outcome::Punt(_)
+                | Outcome::Cut(_)
                 | Outcome::Taken
                 | Outcome::TooBig { .. }
                 | Outcome::Drop(_)) => return (end, now, held),
