@@ -56,6 +56,9 @@ use crate::sys::{limits, signals, socket, tun};
 const BASE_BUFFER: usize = 16 << 20;
 /// The most bytes that a partition puts into one packet, so that headers of all layers fit in front (a stack has up to 64).
 const GSO_MAX_SIZE: u32 = 64_000;
+/// Packets of a partition that may wait to be read. A TUN device does not slow down who sends, and drops what finds no room: TCP
+/// has up to 4 MiB on the way by default (`tcp_wmem`), which is some 1,800 segments of 1,400 bytes as the kernel counts them.
+const TUN_QUEUE: u32 = 2048;
 /// Sources told of by one wait.
 const EVENTS: usize = 64;
 /// Rounds over the ready sources before a control request is answered even though packets keep coming.
@@ -631,7 +634,8 @@ fn open_base(namespaces: &Namespaces, node: &BaseNode) -> Result<Base> {
 /// A TUN device of a partition.
 fn open_tun(dev: &str) -> io::Result<OwnedFd> {
     let fd = tun::attach_offloading(dev, false)?;
-    execute([LinkRequest::set_gso_max_size(nix::net::if_::if_nametoindex(dev)?, GSO_MAX_SIZE)])?;
+    let index = nix::net::if_::if_nametoindex(dev)?;
+    execute([LinkRequest::set_queue(index, TUN_QUEUE, GSO_MAX_SIZE)])?;
     Ok(fd)
 }
 

@@ -107,10 +107,11 @@ impl Request {
         Self::set_link(link.append_extra_attribute(LinkAttribute::TxQueueLen(packets)).build())
     }
 
-    /// The most bytes of a packet that stands for several (`gso_max_size`).
+    /// Room for this many packets that wait to be sent, and the most bytes of one that stands for several (`gso_max_size`).
     #[must_use]
-    pub fn set_gso_max_size(index: u32, bytes: u32) -> Self {
-        let link = LinkUnspec::new_with_index(index);
+    pub fn set_queue(index: u32, packets: u32, bytes: u32) -> Self {
+        let link =
+            LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::TxQueueLen(packets));
         Self::set_link(link.append_extra_attribute(LinkAttribute::GsoMaxSize(bytes)).build())
     }
 

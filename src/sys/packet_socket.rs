@@ -35,7 +35,10 @@ impl IcmpSocket {
         let kept = types.iter().fold(0u32, |mask, t| mask | (1 << t));
         set_int(fd.as_fd(), libc::SOL_RAW, ICMP_FILTER, i32::from_ne_bytes((!kept).to_ne_bytes()))?;
         set_int(fd.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
-        Ok(Self(fd))
+        let socket = Self(fd);
+        // Before it had the filter it heard all types.
+        while socket.recv(&mut [0])?.is_some() {}
+        Ok(socket)
     }
 
     /// Sets DF on what is sent and ignores the path MTU the kernel may have learnt: only MTUs of devices count.

@@ -1,12 +1,18 @@
 //! A directory of lab files and state of one test, its labs, and what is left of them.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
 
 /// The user and group that stand for those who are not root.
 const NOBODY: u32 = 65_534;
@@ -183,6 +189,80 @@ pub fn pause(time: Duration) {
     let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
     reader.set_read_timeout(Some(time)).unwrap();
     let _timeout = std::io::Read::read(&mut &reader, &mut [0]);
+}
+
+/// The TCP segments to a port that come to the namespace it is made in, those that come again too.
+pub struct Arrivals {
+    socket: OwnedFd,
+    port: u16,
+}
+
+impl Arrivals {
+    pub fn open(port: u16) -> Self {
+        let socket = vilab::sys::socket::raw(6).unwrap();
+        vilab::sys::socket::set_buffers(socket.as_fd(), 64 << 20).unwrap();
+        Self { socket, port }
+    }
+
+    /// The bytes they bring, until `end` and nothing more comes.
+    pub fn bytes(&self, end: &AtomicBool) -> u64 {
+        let mut buffer = vec![0; 1 << 16];
+        let mut bytes = 0;
+        loop {
+            let over = end.load(Ordering::Relaxed);
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, PollTimeout::from(300u16)).unwrap() == 0 && over {
+                assert_eq!(vilab::sys::socket::overruns(self.socket.as_fd()).unwrap(), 0, "all is counted");
+                return bytes;
+            }
+            while let Ok(len) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                let (ip, tcp) = buffer[..len].split_at(usize::from(buffer[0] & 0xf) * 4);
+                if tcp[2..4] == self.port.to_be_bytes() {
+                    bytes += (len - ip.len() - usize::from(tcp[12] >> 4) * 4) as u64;
+                }
+            }
+        }
+    }
+}
+
+/// The bytes that the connection to a port has sent in this namespace, those sent again too, once all are acknowledged.
+pub fn acknowledged(port: u16) -> u64 {
+    let mut sent = None;
+    wait_for("all bytes are acknowledged", || {
+        let filter = format!("dport = :{port}");
+        let line = super::run(Command::new("ss").args(["-tinHO", "state", "established", &filter]));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let count = words.iter().find_map(|word| word.strip_prefix("bytes_sent:"));
+        sent = count.map(|count| count.parse().unwrap());
+        // RECV-Q SEND-Q
+        words.get(1) == Some(&"0")
+    });
+    sent.unwrap()
+}
+
+/// What each device of a lab has dropped, and how many packets each processor had no room for: for whoever looks into a loss.
+pub fn dropped(namespaces: &vilab::lab::Namespaces) -> String {
+    let mut found = String::new();
+    let mut names: Vec<_> = fs::read_dir(namespaces.dir()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    for name in names.iter().map(|name| name.to_string_lossy()) {
+        let text =
+            namespaces.run(&name, || fs::read_to_string("/proc/thread-self/net/dev")).unwrap().unwrap();
+        for (dev, counters) in text.lines().filter_map(|line| line.split_once(':')) {
+            let counters: Vec<&str> = counters.split_whitespace().collect();
+            // Errors and drops: received, then sent.
+            let bad = [2, 3, 10, 11].map(|i| counters[i]);
+            if bad != ["0"; 4] {
+                writeln!(found, "{name} {}: rx {} {}, tx {} {}", dev.trim(), bad[0], bad[1], bad[2], bad[3])
+                    .unwrap();
+            }
+        }
+    }
+    let processors = fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    for row in processors.lines() {
+        writeln!(found, "backlog full: {}", row.split_whitespace().nth(1).unwrap()).unwrap();
+    }
+    found
 }
 
 /// The network namespaces that processes are in.
