@@ -261,7 +261,7 @@ fn measure(mut lab: Lab, rib: &Rib, tests: Vec<Test>) -> Vec<TestResult> {
     lab.tests = tests;
     let namespaces = Namespaces::at("/run/netns");
     let ctx = context(&lab, rib, &namespaces);
-    observe::run_tests(&ctx, &mut |r| println!("{} {:?}\n{}", r.name, r.elapsed, r.table().join("\n")))
+    observe::run_tests(&ctx, &mut |r, _| println!("{} {:?}\n{}", r.name, r.elapsed, r.table().join("\n")))
 }
 
 fn context<'a>(lab: &'a Lab, rib: &'a Rib, namespaces: &'a Namespaces) -> Context<'a> {

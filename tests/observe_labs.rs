@@ -128,9 +128,9 @@ fn failures(path: &Path) -> Vec<String> {
     if let Err(e) = observe::verify(&ctx, &mut |_| ()) {
         return vec![e.to_string()];
     }
-    let mut results = observe::run_tests(&ctx, &mut |r| println!("{:?}  {}", r.elapsed, r.name));
+    let mut results = observe::run_tests(&ctx, &mut |r, _| println!("{:?}  {}", r.elapsed, r.name));
     let downed = Lab { tests: down_and_up(&lab), ..lab.clone() };
-    results.extend(observe::run_tests(&Context { lab: &downed, ..ctx.clone() }, &mut |_| ()));
+    results.extend(observe::run_tests(&Context { lab: &downed, ..ctx.clone() }, &mut |_, _| ()));
     if let Err(e) = observe::verify(&ctx, &mut |_| ()) {
         return vec![format!("after links were down and up again: {e}")];
     }

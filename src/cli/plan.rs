@@ -7,6 +7,7 @@ use super::params::ParamArgs;
 use super::{DONE, output, up};
 use crate::error::Result;
 use crate::lab;
+use crate::plan::Plan;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  vilab plan lab.yaml")]
@@ -30,11 +31,17 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         output::json(&serde_json::json!({ "schema": "vilab.plan/1", "plan": plan }))?;
         return Ok(DONE);
     }
-    output::line(&format!("# {}", plan.why));
-    for stage in &plan.stages {
-        output::line(&format!("\n# {}", stage.name));
-        stage.ops.iter().for_each(|op| output::line(&op.to_string()));
-    }
-    plan.beside().iter().for_each(|line| output::line(line));
+    output::line(text(&plan).trim_end());
     Ok(DONE)
+}
+
+/// A plan as commands.
+pub(super) fn text(plan: &Plan) -> String {
+    let mut lines = vec![format!("# {}", plan.why)];
+    for stage in &plan.stages {
+        lines.push(format!("\n# {}", stage.name));
+        lines.extend(stage.ops.iter().map(ToString::to_string));
+    }
+    lines.extend(plan.beside());
+    lines.join("\n") + "\n"
 }

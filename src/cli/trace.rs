@@ -110,7 +110,7 @@ fn as_json(lab: &str, trace: &Trace) -> Result<Value> {
 }
 
 /// The table: for each wire what is done before it, then the stack, the outermost header first.
-fn lines(trace: &Trace, bytes: bool) -> Vec<String> {
+pub(super) fn lines(trace: &Trace, bytes: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for hop in &trace.hops {
         lines.extend(hop.before.iter().map(|act| format!("       {act}")));

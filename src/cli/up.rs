@@ -79,13 +79,16 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
     let job = Job { file, lab, plan, patience: args.timeout.timeout };
     let signals = interruptions()?;
-    match come_up(&job, &signals)? {
+    let mut display = Display::new();
+    let coming = come_up(&job, &signals, &mut |progress| display.show(progress));
+    display.finish();
+    match coming? {
         Coming::Ready(starting, timings) => {
             starting.commit()?;
             report(&job, &timings, args)?;
             Ok(DONE)
         }
-        Coming::Interrupted(signal) => Ok(interrupted(signal)),
+        Coming::Interrupted => interrupted(&signals),
     }
 }
 
@@ -104,21 +107,18 @@ pub(super) fn plan(lab: &Lab) -> Result<Plan> {
 pub(super) enum Coming {
     /// It is verified; it ends with [`Starting`] unless it is committed.
     Ready(Starting, Timings),
-    /// This signal came; nothing is left.
-    Interrupted(u8),
+    /// A signal came; nothing is left.
+    Interrupted,
 }
 
 /// Starts a lab and waits until it is ready; leaves nothing when it is not.
-pub(super) fn come_up(job: &Job, signals: &SignalFd) -> Result<Coming> {
+pub(super) fn come_up(job: &Job, signals: &SignalFd, show: &mut dyn FnMut(&Progress)) -> Result<Coming> {
     let mut starting = Starting::begin(job)?;
-    let mut display = Display::new();
-    let outcome = follow(&mut starting, signals, &mut display);
-    display.finish();
-    match outcome {
+    match follow(&mut starting, signals, show) {
         Ok(Followed::Ready(timings)) => Ok(Coming::Ready(starting, timings)),
-        Ok(Followed::Interrupted(signal)) => {
+        Ok(Followed::Interrupted) => {
             starting.abandon();
-            Ok(Coming::Interrupted(signal))
+            Ok(Coming::Interrupted)
         }
         Err(e) => {
             starting.abandon();
@@ -127,24 +127,31 @@ pub(super) fn come_up(job: &Job, signals: &SignalFd) -> Result<Coming> {
     }
 }
 
-/// Says that a signal came; the exit code that shells give for it.
-pub(super) fn interrupted(signal: u8) -> u8 {
+/// Says that a signal came and that nothing is left; the exit code that shells give for it.
+pub(super) fn interrupted(signals: &SignalFd) -> Result<u8> {
     output::note("interrupted; nothing is left");
-    BY_SIGNAL + signal
+    ended_by(signals)
+}
+
+/// The exit code that shells give for the signal that came.
+pub(super) fn ended_by(signals: &SignalFd) -> Result<u8> {
+    let info = signals.read_signal().doing(Kind::Bug, || "cannot read the signal that came".into())?;
+    let signal = info.and_then(|info| u8::try_from(info.ssi_signo).ok()).unwrap_or_default();
+    Ok(BY_SIGNAL.saturating_add(signal))
 }
 
 enum Followed {
     Ready(Timings),
-    Interrupted(u8),
+    Interrupted,
 }
 
-fn follow(starting: &mut Starting, signals: &SignalFd, display: &mut Display) -> Result<Followed> {
+fn follow(starting: &mut Starting, signals: &SignalFd, show: &mut dyn FnMut(&Progress)) -> Result<Followed> {
     loop {
-        if let Some(signal) = wait(starting, signals).doing(Kind::Bug, || "cannot wait for the lab".into())? {
-            return Ok(Followed::Interrupted(signal));
+        if wait(starting, signals).doing(Kind::Bug, || "cannot wait for the lab".into())? {
+            return Ok(Followed::Interrupted);
         }
         match starting.receive()? {
-            Message::Progress(progress) => display.show(&progress),
+            Message::Progress(progress) => show(&progress),
             Message::Ready(timings) => return Ok(Followed::Ready(timings)),
             Message::Failed(failure) => return Err(Error::from(failure)),
         }
@@ -159,30 +166,20 @@ pub(super) fn interruptions() -> Result<SignalFd> {
         .doing(Kind::Environment, || "cannot prepare for signals".into())
 }
 
-/// The number of a signal that has come.
-pub(super) fn signalled(signals: &SignalFd) -> nix::Result<Option<u8>> {
-    let info = signals.read_signal()?;
-    Ok(info.map(|info| u8::try_from(info.ssi_signo).unwrap_or(u8::MAX - BY_SIGNAL)))
+/// Whether a signal has come. It stays to be seen, by whoever else waits, until [`ended_by`] reads it.
+pub(super) fn signalled(signals: &SignalFd) -> nix::Result<bool> {
+    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
-/// Waits for a message; the number of the signal that came instead.
-fn wait(starting: &Starting, signals: &SignalFd) -> nix::Result<Option<u8>> {
-    loop {
-        if let Some(signal) = signalled(signals)? {
-            return Ok(Some(signal));
-        }
-        if starting.buffered() {
-            return Ok(None);
-        }
-        let mut fds = [
-            PollFd::new(starting.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-        ];
-        poll(&mut fds, PollTimeout::NONE)?;
-        if fds[0].any().unwrap_or(true) {
-            return Ok(None);
-        }
+/// Waits for a message; whether a signal came instead.
+fn wait(starting: &Starting, signals: &SignalFd) -> nix::Result<bool> {
+    if signalled(signals)? || starting.buffered() {
+        return signalled(signals);
     }
+    let mut fds = [starting.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    poll(&mut fds, PollTimeout::NONE)?;
+    Ok(!fds[0].any().unwrap_or(true))
 }
 
 /// Progress on a terminal as bars, elsewhere as a line a stage.

@@ -6,7 +6,7 @@ use nix::unistd::{Uid, geteuid};
 
 use super::{owner, user};
 use crate::error::{Error, Kind, Result};
-use crate::model::{self, Given, Imported, Lab, Source};
+use crate::model::{self, Expectations, Given, Imported, Lab, Source};
 use crate::spec::{Diagnostic, Instances, Report};
 
 /// Reads the lab of a file.
@@ -48,6 +48,14 @@ pub fn load_to_run(path: &Path, given: &[Given], running: Option<&Lab>) -> Resul
         check_owners(path, &file.text, given)?;
     }
     Ok(lab)
+}
+
+/// Reads a file of expectations: tests for labs of other files.
+///
+/// # Errors
+/// All errors of the file, or that it cannot be read.
+pub fn expectations(path: &Path) -> Result<Expectations> {
+    Expectations::parse(path, &read(path)?)
 }
 
 /// A lab file and what it imports, as they were when they were read.

@@ -58,7 +58,7 @@ fn app_name(spec: &AppSpec, earlier: &[App], errors: &mut Errors) -> String {
     name.value.clone()
 }
 
-fn test(lab: &Lab, spec: &TestSpec, source: &str, errors: &mut Errors) -> Option<Test> {
+pub(super) fn test(lab: &Lab, spec: &TestSpec, source: &str, errors: &mut Errors) -> Option<Test> {
     let kind = kind(lab, spec, errors)?;
     Some(Test {
         name: spec.name.clone().unwrap_or_else(|| words(&spec.kind)),
@@ -70,7 +70,7 @@ fn test(lab: &Lab, spec: &TestSpec, source: &str, errors: &mut Errors) -> Option
 }
 
 /// The test in words, for those without a name.
-fn words(kind: &TestKindSpec) -> String {
+pub(super) fn words(kind: &TestKindSpec) -> String {
     let pair = |p: &PairSpec| format!("{} -> {}", p.from.value, p.to.value);
     match kind {
         TestKindSpec::Ping { pair: p, size, df, .. } => {

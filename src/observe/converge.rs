@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use serde::Serialize;
 
-use super::fib::{self, Difference};
+use super::fib::{self, Difference, RouteRow};
 use super::probe::timeout;
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -96,6 +96,18 @@ pub(crate) fn snapshot(ctx: &Context<'_>, node: NodeId) -> Result<Snapshot> {
     monitor
         .snapshot()?
         .ok_or_else(|| Error::kernel(format!("the routes of {} do not hold still", ctx.lab.full_name(node))))
+}
+
+/// The routes of every node whose routes are known, expected under `faults` beside found.
+///
+/// # Errors
+/// If a node cannot be entered or asked.
+pub fn routes(ctx: &Context<'_>, faults: &Faults) -> Result<Vec<(NodeId, Vec<RouteRow>)>> {
+    let expected = Expected::compute(ctx.lab, ctx.rib, faults);
+    let networks = networks(ctx.lab, &expected);
+    let nodes: Vec<NodeId> = networks.iter().flat_map(|n| &n.nodes).map(|n| n.id).collect();
+    let rows = each(&nodes, |node| Ok(fib::rows(ctx.lab, &expected, *node, &snapshot(ctx, *node)?)))?;
+    Ok(nodes.into_iter().zip(rows).collect())
 }
 
 fn open(ctx: &Context<'_>, node: NodeId) -> Result<Monitor> {

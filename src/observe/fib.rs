@@ -5,7 +5,7 @@
 //! takes. Routes that the kernel makes along with an address are left out, as they say nothing about routing. A next
 //! hop is a device and a gateway; sources, weights and who put a route there do not count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -36,6 +36,32 @@ enum Entry {
     Hops(Vec<Hop>),
     /// No plain unicast route: a blackhole, one with metrics of its own, and so on.
     Other,
+}
+
+/// What there must be for one prefix, and what there is, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteRow {
+    pub prefix: Ipv4Net,
+    pub expected: String,
+    pub found: String,
+    pub differs: bool,
+}
+
+/// All prefixes of `node`, expected or found, in order.
+pub(crate) fn rows(lab: &Lab, expected: &Expected, node: NodeId, snapshot: &Snapshot) -> Vec<RouteRow> {
+    let devices = Devices::of(lab, node, snapshot);
+    let (expected, found) = (devices.expected(expected), found(snapshot));
+    let prefixes: BTreeSet<&Ipv4Net> = expected.keys().chain(found.keys()).collect();
+    let row = |prefix: &Ipv4Net| {
+        let (must, is) = (expected.get(prefix), found.get(prefix));
+        RouteRow {
+            prefix: *prefix,
+            expected: devices.words(must),
+            found: devices.words(is),
+            differs: must != is,
+        }
+    };
+    prefixes.into_iter().map(row).collect()
 }
 
 /// `None` where the routes of `node` are those expected.
@@ -304,6 +330,18 @@ vis:
         assert_eq!(bed.difference().unwrap().found, "via device 7");
         bed.route(1).kind = RouteKind::Other;
         assert_eq!(bed.difference().unwrap().found, "no plain route");
+    }
+
+    #[test]
+    fn rows_have_every_prefix_and_mark_those_that_differ() {
+        let mut bed = bed();
+        let all = |bed: &Bed| rows(&bed.lab, &bed.expected, bed.a, &bed.snapshot);
+        assert!(all(&bed).len() > 3 && all(&bed).iter().all(|row| !row.differs && row.expected == row.found));
+        let lost = Ipv4Net::from(bed.host(2));
+        bed.snapshot.routes.retain(|r| r.prefix != lost);
+        let differing: Vec<RouteRow> = all(&bed).into_iter().filter(|row| row.differs).collect();
+        assert_eq!(differing.len(), 1);
+        assert_eq!((differing[0].prefix, differing[0].found.as_str()), (lost, "no route"));
     }
 
     #[test]

@@ -40,10 +40,10 @@ use std::path::PathBuf;
 use std::thread;
 
 pub use actions::{Actions, enact};
-pub use converge::{Converged, converge, patience};
+pub use converge::{Converged, converge, patience, routes as route_rows};
 pub use counters::counters;
 pub use devices::{EndStats, LinkStats, gateways, links};
-pub use fib::Difference;
+pub use fib::{Difference, RouteRow};
 pub use impair::impair;
 pub use names::{layers, name_of, pair, path, seen_from, side_by_side};
 pub use passage::{Cause, CauseKind, HeaderSeen, Passing, Stack, Trace, follow, follow_live};
@@ -51,7 +51,7 @@ pub use quality::measure;
 pub use reach::{Reached, Verified, reach, verify, verify_within};
 pub use resolve::{Chain, Found, Question, Resolution, Step, Way, resolve};
 pub use rules::{Rule, rules};
-pub use runner::{TestResult, run_tests};
+pub use runner::{Moment, TestResult, run_tests};
 pub use strands::{LinkStrands, strands};
 pub use trace::{Hop, trace};
 

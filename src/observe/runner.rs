@@ -14,6 +14,7 @@ use super::ping::Ping;
 use super::{Context, converge, exec, headers, inject, isolated, names, ping, routes, sizes, tcp, trace};
 use crate::error::Result;
 use crate::model::{Target, Test, TestKind};
+use crate::routing::Faults;
 
 /// Between attempts of a test with `within`: long enough not to load the lab, short beside any time asked for.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -39,6 +40,16 @@ pub(super) fn as_millis<S: Serializer>(time: &Duration, to: S) -> std::result::R
     to.serialize_f64(time.as_secs_f64() * 1000.0)
 }
 
+/// The lab as a test has left it: what actions did is in force.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    pub context: &'a Context<'a>,
+    /// What is down.
+    pub faults: &'a Faults,
+    /// `None` where it was the undoing.
+    pub test: Option<&'a Test>,
+}
+
 /// Whether what a test says holds now, and both sides in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -60,9 +71,9 @@ impl Verdict {
     }
 }
 
-/// Runs all tests of the lab; `on_result` hears of each as it ends. Failures are results, not errors. If the actions
-/// cannot be undone, a last failed result says so.
-pub fn run_tests(ctx: &Context<'_>, on_result: &mut dyn FnMut(&TestResult)) -> Vec<TestResult> {
+/// Runs all tests of the lab; `on_result` hears of each as it ends, and may look at the lab. Failures are results, not
+/// errors. If the actions cannot be undone, a last failed result says so.
+pub fn run_tests(ctx: &Context<'_>, on_result: &mut dyn FnMut(&TestResult, &Moment<'_>)) -> Vec<TestResult> {
     let mut actions = Actions::new(ctx);
     let mut results = Vec::new();
     // With the impairments as tests have left them: probes need time for them.
@@ -72,7 +83,8 @@ pub fn run_tests(ctx: &Context<'_>, on_result: &mut dyn FnMut(&TestResult)) -> V
         if let TestKind::Impair { link, to } = &test.kind {
             lab.networks[link.net.0].links[link.index].impair = *to;
         }
-        on_result(&result);
+        let context = &Context { lab: &lab, ..ctx.clone() };
+        on_result(&result, &Moment { context, faults: actions.faults(), test: Some(test) });
         results.push(result);
     }
     let start = Instant::now();
@@ -86,7 +98,7 @@ pub fn run_tests(ctx: &Context<'_>, on_result: &mut dyn FnMut(&TestResult)) -> V
             measured: e.to_string().lines().map(str::to_owned).collect(),
             elapsed: start.elapsed(),
         };
-        on_result(&result);
+        on_result(&result, &Moment { context: ctx, faults: &Faults::default(), test: None });
         results.push(result);
     }
     results

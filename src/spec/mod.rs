@@ -24,7 +24,7 @@ pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
 pub use gateways::GatewaySpec;
 pub use origin::{Instance, Instances, Origin};
 pub use parallel::SpreadSpec;
-pub use tests::{ExecSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
+pub use tests::{ExecSpec, ExpectSpec, GradedSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
 pub use units::duration;
 
 pub(crate) use decode::link;
@@ -192,4 +192,9 @@ pub(crate) fn read(text: &str, errors: &mut Vec<Diagnostic>) -> Option<Tree> {
 /// more errors in: what could not be read stands as an empty text, and an error about it was noted.
 pub(crate) fn decode(tree: &Tree, errors: &mut Vec<Diagnostic>) -> Option<LabSpec> {
     decode::lab(tree, errors)
+}
+
+/// The same for a file of expectations.
+pub(crate) fn decode_expectations(tree: &Tree, errors: &mut Vec<Diagnostic>) -> Option<ExpectSpec> {
+    tests::expectations(tree, errors)
 }

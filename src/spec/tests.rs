@@ -18,6 +18,22 @@ pub struct TestSpec {
     pub kind: TestKindSpec,
 }
 
+/// What must hold of any lab: a file of `tests:` apart from the lab's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpectSpec {
+    pub description: Option<String>,
+    /// The labs may have `apps:`, which run as the user who tests them.
+    pub apps: bool,
+    pub tests: Vec<GradedSpec>,
+}
+
+/// A test and what it is worth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GradedSpec {
+    pub points: Option<u32>,
+    pub test: TestSpec,
+}
+
 /// `from -> to`
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairSpec {
@@ -80,7 +96,15 @@ pub enum TestKindSpec {
     Wait(u64),
 }
 
-const KINDS: [&str; 17] = [
+impl TestKindSpec {
+    /// It does something to the lab, and says nothing about it.
+    #[must_use]
+    pub fn is_action(&self) -> bool {
+        matches!(self, Self::Impair { .. } | Self::Down(_) | Self::Up(_) | Self::Wait(_))
+    }
+}
+
+pub(super) const KINDS: [&str; 17] = [
     "ping",
     "isolated",
     "trace",
@@ -100,9 +124,36 @@ const KINDS: [&str; 17] = [
     "wait",
 ];
 
+/// Reads a file of expectations.
+pub(super) fn expectations(tree: &Tree, errors: &mut Errors) -> Option<ExpectSpec> {
+    let mut fields = Fields::new(tree, "a file of expectations", errors)?;
+    let description = fields.take("description").and_then(|t| text(t, "`description`", errors));
+    let apps = fields.take("apps").and_then(|t| boolean(t, "`apps`", errors)).unwrap_or(false);
+    let tests = fields.require("tests", errors).map(|t| list(t, "`tests`", errors));
+    // Expansion has used it up: it is named so that it can be meant.
+    let _expanded = fields.take("params");
+    fields.finish(errors);
+    if tests.is_some_and(<[Tree]>::is_empty) {
+        errors.push(Diagnostic::new("test", tree.span, "the file expects nothing: `tests:` has no items"));
+    }
+    let tests = tests.unwrap_or_default().iter().filter_map(|t| graded(t, errors)).collect();
+    Some(ExpectSpec { description: description.map(|d| d.value), apps, tests })
+}
+
+/// Reads one item of the `tests:` of a file of expectations.
+fn graded(tree: &Tree, errors: &mut Errors) -> Option<GradedSpec> {
+    let mut fields = Fields::new(tree, "a test", errors)?;
+    let points = fields.take("points").and_then(|t| number(t, "`points`", 0..=10_000, errors));
+    Some(GradedSpec { points, test: item(tree, fields, errors)? })
+}
+
 /// Reads one item of `tests:`.
 pub(super) fn test(tree: &Tree, errors: &mut Errors) -> Option<TestSpec> {
-    let mut fields = Fields::new(tree, "a test", errors)?;
+    let fields = Fields::new(tree, "a test", errors)?;
+    item(tree, fields, errors)
+}
+
+fn item(tree: &Tree, mut fields: Fields<'_>, errors: &mut Errors) -> Option<TestSpec> {
     let name = fields.take("name").and_then(|t| text(t, "`name`", errors)).map(|s| s.value);
     let within_ms = fields.take("within").and_then(|t| duration_ms(t, "`within`", errors));
     let not = fields.take("not").and_then(|t| boolean(t, "`not`", errors)).unwrap_or(false);
