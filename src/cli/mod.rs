@@ -23,6 +23,7 @@ mod plan;
 mod resolve;
 mod restart;
 mod rules;
+mod schema;
 mod status;
 mod table;
 mod test;
@@ -103,6 +104,8 @@ enum Command {
     Plan(plan::Args),
     /// Draw a lab: its networks as planes above one another
     Graph(graph::Args),
+    /// Print the JSON Schema of lab files, for editors
+    Schema(schema::Args),
     /// Tell what this machine can carry, and how to get what is missing
     Doctor(doctor::Args),
     /// Print what a shell needs to complete commands and options
@@ -156,6 +159,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Graph(args) => graph::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Impair(args) => impair::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => manual::completions(&args, &mut visible()),
         Command::Man(args) => manual::man(&args, visible()),
         Command::Internal(command) => internal::run(command),

@@ -16,12 +16,12 @@ use super::yaml::{Tree, Value};
 use super::{BaseNodeSpec, BaseSpec, EmulateSpec, LabSpec, LinkSpec, Shape, ViMtu, ViNodeSpec, ViSpec};
 use crate::model::{DataplaneChoice, Impairment, Resolve, Role, Routing, Security};
 
-const DATAPLANES: [(&str, DataplaneChoice); 3] = [
+pub(super) const DATAPLANES: [(&str, DataplaneChoice); 3] = [
     ("auto", DataplaneChoice::Auto),
     ("kernel", DataplaneChoice::Kernel),
     ("fastpath", DataplaneChoice::Fastpath),
 ];
-const ROUTINGS: [(&str, Routing); 6] = [
+pub(super) const ROUTINGS: [(&str, Routing); 6] = [
     ("static", Routing::Static),
     ("ospf", Routing::Ospf),
     ("isis", Routing::Isis),
@@ -29,7 +29,7 @@ const ROUTINGS: [(&str, Routing); 6] = [
     ("bgp", Routing::Bgp),
     ("none", Routing::None),
 ];
-const SECURITIES: [(&str, Option<Security>); 4] = [
+pub(super) const SECURITIES: [(&str, Option<Security>); 4] = [
     ("none", None),
     ("aes128-gcm", Some(Security::Aes128Gcm)),
     ("aes256-gcm", Some(Security::Aes256Gcm)),

@@ -9,6 +9,7 @@ mod gateways;
 mod impair;
 mod origin;
 mod parallel;
+pub mod schema;
 mod tests;
 pub mod units;
 mod write;

@@ -6,7 +6,7 @@ use super::fields::{Errors, Fields, choice, list, number, text};
 use super::yaml::{Tree, Value};
 use crate::model::Spread;
 
-const SPREADS: [(&str, Spread); 3] =
+pub(super) const SPREADS: [(&str, Spread); 3] =
     [("flow", Spread::Flow), ("packet", Spread::Packet), ("duplicate", Spread::Duplicate)];
 
 /// What a link says about the underlays of its VI; nothing by default.
