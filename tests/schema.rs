@@ -230,19 +230,19 @@ fn same_keys(text: &str, schema: &Value, parse: &dyn Fn(&str) -> Option<vilab::e
     assert_eq!(errors(&validator, &whole), Vec::<String>::new());
     let mut places = Vec::new();
     maps(&whole, "", &mut places);
-    let mut wrong = Vec::new();
+    let (mut wrong, keys) = (Vec::new(), keys());
     for place in places {
         // `use` makes another thing of a map, and `with` without it is an error of its own.
-        for key in keys().into_iter().filter(|key| !["use", "with"].contains(&key.as_str())) {
+        for key in keys.iter().filter(|key| !["use", "with"].contains(&key.as_str())) {
             let mut changed = whole.clone();
             let map = changed.pointer_mut(&place).and_then(Value::as_object_mut).unwrap();
-            if map.contains_key(&key) {
+            if map.contains_key(key) {
                 continue;
             }
             map.insert(key.clone(), "zzz".into());
             let refused =
                 unknown(parse, &changed.to_string()).iter().any(|t| t.contains(&format!("`{key}`")));
-            let known = knows(schema, schema, &whole, place.split('/').skip(1), &key);
+            let known = knows(schema, schema, &whole, place.split('/').skip(1), key);
             if refused == known {
                 wrong.push(format!(
                     "{place}: `{key}`: the schema {}",
