@@ -10,6 +10,12 @@ use std::ptr::null_mut;
 
 use nix::sys::socket::{SockaddrIn, bind, setsockopt, sockopt};
 
+/// `MSG_DONTWAIT` as recvmmsg(2) and sendmmsg(2) take it, which musl declares as unsigned.
+#[cfg(not(target_env = "musl"))]
+const DONT_WAIT: libc::c_int = libc::MSG_DONTWAIT;
+#[cfg(target_env = "musl")]
+const DONT_WAIT: libc::c_uint = libc::MSG_DONTWAIT.cast_unsigned();
+
 /// Packets moved by one system call at most.
 pub const BATCH: usize = 64;
 
@@ -88,9 +94,7 @@ pub fn receive<'a>(
         room += 1;
     }
     // SAFETY: the first `room` headers point to slices and buffers that are borrowed through the call.
-    let got = unsafe {
-        libc::recvmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), room, libc::MSG_DONTWAIT, null_mut())
-    };
+    let got = unsafe { libc::recvmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), room, DONT_WAIT, null_mut()) };
     let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
     for (len, message) in lens.iter_mut().zip(&messages[..got]) {
         *len = message.msg_len as usize;
@@ -126,8 +130,7 @@ pub fn send<'a>(
     }
     // SAFETY: the first `count` headers point to slices, names and packets that live through the call, and
     // sending only reads them.
-    let sent =
-        unsafe { libc::sendmmsg(fd.as_fd().as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
+    let sent = unsafe { libc::sendmmsg(fd.as_fd().as_raw_fd(), messages.as_mut_ptr(), count, DONT_WAIT) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
