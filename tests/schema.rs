@@ -197,7 +197,7 @@ fn properties(schema: &Value, found: &mut BTreeSet<String>) {
             parts.values().for_each(|part| properties(part, found));
         }
         Value::Array(parts) => parts.iter().for_each(|part| properties(part, found)),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -211,7 +211,7 @@ fn maps(value: &Value, at: &str, found: &mut Vec<String>) {
         Value::Array(items) => {
             items.iter().enumerate().for_each(|(i, value)| maps(value, &format!("{at}/{i}"), found));
         }
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

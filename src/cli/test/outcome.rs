@@ -132,13 +132,14 @@ pub(super) fn exit_code(outcomes: &[Outcome]) -> u8 {
     outcomes.iter().find_map(|o| o.error.as_ref().map(code)).unwrap_or(DONE)
 }
 
-/// How many tests there were, how many passed, and how many labs could not be tested.
+/// How many tests there were, how many passed, and how many labs could not be tested, or not to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Counts {
     pub(super) labs: usize,
     pub(super) tests: usize,
     pub(super) passed: usize,
     pub(super) broken: usize,
+    pub(super) interrupted: usize,
 }
 
 impl Counts {
@@ -149,17 +150,21 @@ impl Counts {
             tests: checks().count(),
             passed: checks().filter(|c| c.passed).count(),
             broken: outcomes.iter().filter(|o| o.error.is_some()).count(),
+            interrupted: outcomes.iter().filter(|o| o.interrupted).count(),
         }
     }
 
     /// In one line.
     pub(super) fn words(self) -> String {
         let plural = |n: usize| if n == 1 { "" } else { "s" };
-        let Self { labs, tests, passed, broken } = self;
+        let Self { labs, tests, passed, broken, interrupted } = self;
         let mut text =
             format!("{passed} of {tests} test{} of {labs} lab{} passed", plural(tests), plural(labs));
         if broken > 0 {
             text += &format!("; {broken} lab{} could not be tested", plural(broken));
+        }
+        if interrupted > 0 {
+            text += &format!("; {interrupted} lab{} interrupted", plural(interrupted));
         }
         text
     }
@@ -206,6 +211,15 @@ pub(super) mod tests {
     fn expectation(named: bool) -> Expectation {
         let (name, test) = ("secret".to_owned(), Err(vec!["`v` has no node `c`".to_owned()]));
         Expectation { name, is_named: named, line: 3, points: 2, test }
+    }
+
+    #[test]
+    fn the_sum_says_what_was_not_tested() {
+        let mut all = outcomes();
+        let sum = "2 of 3 tests of 3 labs passed; 1 lab could not be tested";
+        assert_eq!(Counts::of(&all).words(), sum);
+        all[0].interrupted = true;
+        assert_eq!(Counts::of(&all).words(), format!("{sum}; 1 lab interrupted"));
     }
 
     #[test]
