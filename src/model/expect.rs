@@ -153,7 +153,7 @@ tests: [{name: mine, ping: v/a -> v/b}]
     #[test]
     fn a_name_that_the_lab_lacks_fails_that_test_alone() {
         let found = bound("tests:\n- ping: v/a -> v/c\n- ping: w/a -> v/b\n- ping: v/a -> v/b\n");
-        assert_eq!(found[0].test.clone().unwrap_err(), ["`v` has no node `c`"]);
+        assert_eq!(found[0].test.clone().unwrap_err(), ["there is no node `v/c`; did you mean `v/a`?"]);
         assert!(found[1].test.is_err() && found[2].test.is_ok());
     }
 
