@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::super::tests::KINDS;
-use super::{Property, any_of, expression_or, impaired, list_of, mtu, number, object, one_of, refer};
+use super::links::impaired;
+use super::{Property, any_of, expression_or, list_of, mtu, number, object, one_of, refer};
 
 pub(super) fn definitions() -> Vec<(&'static str, Value)> {
     let arrow = expression_or(json!({ "type": "string", "pattern": "\\S\\s*->\\s*\\S" }));
