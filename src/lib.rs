@@ -5,13 +5,15 @@
 //! namespaces, which [`lab`] owns; [`fastpath`] forwards packets where the kernel's tunnels are not used, and holds
 //! them back where [`shape`] says so; [`strands`] watches over what the kernel spreads over several Virtual Internets;
 //! [`isis`] carries IS-IS over virtual links; [`recursion`] finds the way through routers that are Virtual Internets
-//! themselves; [`graph`] draws a lab; and [`observe`] measures what the pure stages predicted. Only [`cli`] prints or chooses
+//! themselves; [`graph`] draws a lab; and [`observe`] measures what the pure stages predicted; [`capture`] writes down
+//! what passes devices. Only [`cli`] prints or chooses
 //! exit codes.
 //!
 //! The architecture is that of Touch, Wang, Eggert and Finn, "A Virtual Internet Architecture",
 //! ISI-TR-2003-570, 2003.
 
 pub mod apply;
+pub mod capture;
 pub mod cli;
 pub mod error;
 pub mod expand;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::capture::CaptureArgs;
 use super::params::ParamArgs;
 use super::up::{DataplaneArg, Display};
 use super::wait::TimeoutArg;
@@ -70,7 +71,7 @@ fn bring_up(args: &Args, name: &str) -> Result<u8> {
         return super::plan::run(&super::plan::Args { file, params, dataplane, json });
     }
     output::note(&format!("lab {name} is not up: it is brought up"));
-    up::run(&up::Args { file, params, dataplane, timeout, json })
+    up::run(&up::Args { file, params, dataplane, timeout, capture: CaptureArgs::default(), json })
 }
 
 /// A change that has been worked out.

@@ -32,6 +32,9 @@ pub(super) enum Command {
     /// The emulated routers of a lab: started by its init
     #[command(name = lab::init::ROUTERS, hide = true)]
     Routers { dir: PathBuf },
+    /// A capture of a lab from its beginning: started by a lab's init
+    #[command(name = lab::init::TAPS, hide = true)]
+    Capture { dir: PathBuf },
     /// The strands of links over parallel underlays: started by a lab's init
     #[command(name = lab::init::STRANDS, hide = true)]
     Strands { dir: PathBuf },
@@ -55,6 +58,7 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Names { dir } => lab::engine::answer(&dir)?,
         Command::Isis { dir } => lab::isis::run(&dir)?,
         Command::Routers { dir } => lab::recursion::run(&dir)?,
+        Command::Capture { dir } => lab::capture::run(&dir)?,
         Command::Strands { dir } => lab::strands::run(&dir)?,
         Command::Owner { uid, gid } => lab::owner::run(uid, gid)?,
         Command::Probe { what } => machine::probe(what)?,

@@ -2,6 +2,7 @@
 //! code comes out. It never touches the kernel itself.
 
 mod apply;
+mod capture;
 mod check;
 mod doctor;
 mod down;
@@ -94,6 +95,8 @@ enum Command {
     Resolve(resolve::Args),
     /// Follow one probe through all layers, as computed and as captured on every wire
     Trace(trace::Args),
+    /// Write what passes nodes and devices to one pcapng file, or to tshark and Wireshark
+    Capture(capture::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -153,6 +156,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Resolve(args) => resolve::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Capture(args) => capture::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Expand(args) => expand::run(&args),
         Command::Plan(args) => plan::run(&args),

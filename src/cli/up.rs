@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
+use super::capture::CaptureArgs;
 use super::params::ParamArgs;
 use super::table::table;
 use super::wait::TimeoutArg;
@@ -39,6 +40,8 @@ pub(super) struct Args {
     pub(super) dataplane: DataplaneArg,
     #[command(flatten)]
     pub(super) timeout: TimeoutArg,
+    #[command(flatten)]
+    pub(super) capture: CaptureArgs,
     /// Print the lab as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -77,7 +80,8 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     args.dataplane.apply(&mut lab);
     let plan = plan(&lab)?;
     let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
-    let job = Job { file, lab, plan, patience: args.timeout.timeout };
+    let capture = args.capture.capture()?;
+    let job = Job { file, lab, plan, patience: args.timeout.timeout, capture };
     let signals = interruptions()?;
     let mut display = Display::new();
     let coming = come_up(&job, &signals, &mut |progress| display.show(progress));

@@ -41,6 +41,7 @@ pub(super) const NAMES: &str = "names.json";
 pub(super) const ISIS: &str = "isis.json";
 pub(super) const ROUTERS: &str = "routers.json";
 pub(super) const STRANDS: &str = "strands.json";
+pub(super) const CAPTURE: &str = "capture.json";
 pub(super) const FASTPATH_UNFINISHED: &str = "fastpath.json.new";
 pub(super) const CONTROL: &str = "fastpath.sock";
 /// Where the process that watches strands listens.
@@ -49,7 +50,7 @@ pub(super) const WATCH: &str = "strands.sock";
 pub(super) const DOOR: &str = "sock";
 /// Where init listens.
 pub(super) const INIT: &str = "init.sock";
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     STATE,
     STATE_UNFINISHED,
     FAULTS,
@@ -61,6 +62,7 @@ const FILES: [&str; 16] = [
     ISIS,
     ROUTERS,
     STRANDS,
+    CAPTURE,
     CONTROL,
     WATCH,
     INIT,

@@ -42,6 +42,9 @@ pub const ROUTERS: &str = "lab-routers";
 /// The subcommand under which [`super::strands::run`] is started.
 pub const STRANDS: &str = "lab-strands";
 
+/// The subcommand under which [`super::capture::run`] is started.
+pub const TAPS: &str = "lab-capture";
+
 /// One of the lab's own processes: its name as a service, in words, and its subcommand.
 pub(super) struct Own {
     pub(super) name: &'static str,
@@ -53,6 +56,7 @@ pub(super) const FASTPATH: Own = Own { name: "fastpath", what: "fast path", subc
 pub(super) const NAMES: Own = Own { name: "names", what: "name server", subcommand: ANSWERS };
 pub(super) const ADAPTER: Own = Own { name: "isis", what: "IS-IS adapter", subcommand: ISIS };
 pub(super) const EMULATED: Own = Own { name: "routers", what: "emulated routers", subcommand: ROUTERS };
+pub(super) const CAPTURE: Own = Own { name: "capture", what: "capture", subcommand: TAPS };
 pub(super) const WATCH: Own = Own { name: "strands", what: "strands", subcommand: STRANDS };
 
 /// How long one of them may take until it does its work.
@@ -120,6 +124,10 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let home = job.file.parent().unwrap_or(Path::new("/"));
     let mut supervisor =
         Supervisor::new(dir, &job.lab.name, home, nodes).doing(Kind::Environment, building)?;
+    if job.capture.is_some() {
+        // Before anything that sends.
+        timed(&mut timings, CAPTURE.what, || start_own(&mut supervisor, dir, &CAPTURE))?;
+    }
     if job.plan.fastpath.is_some() {
         timed(&mut timings, "fast path", || start_own(&mut supervisor, dir, &FASTPATH))?;
     }
@@ -262,6 +270,9 @@ fn write_all(dir: &Path, job: &Job) -> io::Result<()> {
     }
     if let Some(config) = &job.plan.strands {
         fs::write(super::strands::config_file(dir), serde_json::to_vec(config)?)?;
+    }
+    if let Some(capture) = &job.capture {
+        fs::write(super::capture::config_file(dir), serde_json::to_vec(capture)?)?;
     }
     fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
     super::change::write_plan(dir, &job.plan)

@@ -13,6 +13,7 @@
 //! directory when init has died; and what a killed watcher leaves there, whose lock is free, the next command
 //! removes.
 
+pub mod capture;
 pub mod change;
 pub mod control;
 pub mod course;

@@ -208,6 +208,7 @@ pub fn end(name: &str) -> Result<()> {
     };
     match holder {
         Holder::Watcher(watcher) => {
+            super::capture::end(&path);
             kill(&watcher, Signal::SIGTERM, name)?;
             await_end(&watcher, &path, name)
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::capture::Capture;
 use super::dir::{STATE, STATE_UNFINISHED};
 use crate::apply::Timings;
 use crate::error::{Context, Kind, Result};
@@ -48,6 +49,8 @@ pub struct Job {
     pub plan: Plan,
     /// How long routing may take to settle; `None` leaves it to who verifies.
     pub patience: Option<Duration>,
+    /// What is captured from the beginning.
+    pub capture: Option<Capture>,
 }
 
 impl State {

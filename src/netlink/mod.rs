@@ -2,6 +2,7 @@
 //! own words come out when one is refused. It never chooses what to create: [`crate::plan`] does.
 
 mod del;
+pub mod links;
 pub mod monitor;
 mod nexthop;
 pub mod request;

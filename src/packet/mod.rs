@@ -1,11 +1,12 @@
-//! Wire formats and checksums: IPv4 (RFC 791), ICMP (RFC 792), UDP (RFC 768), IP in IP (RFC 2003), ESP (RFC 4303). Bytes go in,
-//! checked views and plain values come out, and the other way round. It never does I/O and never panics on bytes
-//! it did not make.
+//! Wire formats and checksums: IPv4 (RFC 791), ICMP (RFC 792), UDP (RFC 768), IP in IP (RFC 2003), ESP (RFC 4303), and
+//! blocks of pcapng files. Bytes go in, checked views and plain values come out, and the other way round. It never does I/O
+//! and never panics on bytes it did not make.
 
 pub mod checksum;
 pub mod esp;
 pub mod icmp;
 pub mod ipv4;
+pub mod pcapng;
 pub mod segment;
 pub mod udp;
 

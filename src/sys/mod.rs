@@ -12,5 +12,6 @@ pub mod pidfd;
 pub mod rights;
 pub mod signals;
 pub mod socket;
+pub mod tap;
 pub mod tun;
 pub mod userns;

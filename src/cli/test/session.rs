@@ -112,7 +112,7 @@ impl Session<'_> {
         }
         let path = file.canonicalize().unwrap_or_else(|_| file.to_owned());
         let name = instance(&lab.name, self.number);
-        Ok(Job { file: path, lab: Lab { name, ..lab }, plan, patience: self.all.patience })
+        Ok(Job { file: path, lab: Lab { name, ..lab }, plan, patience: self.all.patience, capture: None })
     }
 
     /// Has the lab measured, then ends it.
