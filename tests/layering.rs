@@ -63,8 +63,8 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     (
         "observe",
         &[
-            "error", "fastpath", "lab", "model", "netlink", "observe", "packet", "plan", "process",
-            "routing", "shape", "sys",
+            "capture", "error", "fastpath", "lab", "model", "netlink", "observe", "packet", "plan",
+            "process", "routing", "shape", "sys",
         ],
     ),
     ("cli", &["*"]),

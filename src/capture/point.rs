@@ -49,6 +49,12 @@ impl Point {
         format!("{layer}/{}", self.node)
     }
 
+    /// Whether a device of it is one of the lab's network, not one that only helps.
+    #[must_use]
+    pub fn shows(&self, device: &str) -> bool {
+        device != "lo" && !BESIDE.iter().any(|prefix| device.starts_with(prefix))
+    }
+
     /// The node itself, not what is beside it.
     fn is_node(&self) -> bool {
         self.layer != LINK && !self.layer.ends_with(STRANDS)
@@ -104,9 +110,8 @@ impl Selection {
         if self.0.iter().any(|want| want.has(point) && named(want)) {
             return true;
         }
-        let carries = device != "lo" && !BESIDE.iter().any(|prefix| device.starts_with(prefix));
         let all = self.0.is_empty() || self.0.iter().any(|want| want.has(point) && want.device.is_none());
-        carries && all
+        point.shows(device) && all
     }
 
     /// Names a device that is none of `found`, if one is named: as it was written, and what its node has instead.

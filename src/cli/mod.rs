@@ -6,6 +6,7 @@ mod capture;
 mod check;
 mod doctor;
 mod down;
+mod events;
 mod exec;
 mod expand;
 mod fault;
@@ -97,6 +98,8 @@ enum Command {
     Trace(trace::Args),
     /// Write what passes nodes and devices to one pcapng file, or to tshark and Wireshark
     Capture(capture::Args),
+    /// Print what happens in a lab as it happens, one JSON object a line
+    Events(events::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -157,6 +160,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Test(args) => test::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
+        Command::Events(args) => events::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Expand(args) => expand::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -109,6 +110,12 @@ impl Running {
         let built = built.ok_or_else(|| Error::environment(what()).because("there is none"))?;
         let unfinished = read(&self.dir().join(PLAN_UNFINISHED)).doing(Kind::Environment, what)?;
         Ok(Plans { built, unfinished })
+    }
+
+    /// Whether a file of this name, in the state directory, is the first that a change of it writes.
+    #[must_use]
+    pub fn is_begun_change(&self, name: &OsStr) -> bool {
+        name == PLAN_UNFINISHED
     }
 
     /// Whether a change of it was cut short.

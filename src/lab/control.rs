@@ -61,6 +61,8 @@ pub enum Request {
     Strands,
     /// Lets owners of VIs in.
     Door,
+    /// Answered with all services, and then with each that changes, until the client goes.
+    Watch,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,10 @@ pub enum Reply {
     Done,
     /// The request was not carried out; why.
     Refused(String),
+    /// To who watches: a service that is in another state.
+    Changed(Status),
+    /// And one that is no more.
+    Removed(String),
 }
 
 /// A service as it is.
@@ -155,6 +161,16 @@ impl Server {
             self.clients.remove(&id);
         }
     }
+
+    /// Tells a client something without waiting for it; false where there is none, or it does not read and is forgotten.
+    pub fn tell(&mut self, id: u64, reply: &impl Serialize) -> bool {
+        let Some(client) = self.clients.get_mut(&id) else { return false };
+        let told = line(reply).is_ok_and(|bytes| client.stream.write(&bytes).is_ok_and(|n| n == bytes.len()));
+        if !told {
+            self.clients.remove(&id);
+        }
+        told
+    }
 }
 
 impl Conversation {
@@ -212,8 +228,28 @@ impl Client {
     pub fn services(&mut self) -> Result<Vec<Status>> {
         match self.ask(&Request::Services)? {
             Reply::Services(services) => Ok(services),
-            Reply::Done | Reply::Refused(_) => Err(Error::bug("the lab's init gave no list of services")),
+            Reply::Done | Reply::Refused(_) | Reply::Changed(_) | Reply::Removed(_) => {
+                Err(Error::bug("the lab's init gave no list of services"))
+            }
         }
+    }
+
+    /// All services, and what tells of each that changes from now on.
+    ///
+    /// # Errors
+    /// If init does not answer.
+    pub fn watch(mut self) -> Result<(Watch, Vec<Status>)> {
+        let asking = || "cannot watch the lab's services".to_owned();
+        let services = match self.ask(&Request::Watch)? {
+            Reply::Services(services) => services,
+            Reply::Done | Reply::Refused(_) | Reply::Changed(_) | Reply::Removed(_) => {
+                return Err(Error::bug("the lab's init gave no list of services"));
+            }
+        };
+        let heard = self.stream.buffer().to_vec();
+        let stream = self.stream.into_inner();
+        stream.set_nonblocking(true).doing(Kind::Environment, asking)?;
+        Ok((Watch(Conversation { stream, heard }), services))
     }
 
     /// Has a request carried out.
@@ -224,7 +260,9 @@ impl Client {
         match self.ask(request)? {
             Reply::Done => Ok(()),
             Reply::Refused(why) => Err(Error::new(Kind::Failed, why)),
-            Reply::Services(_) => Err(Error::bug("the lab's init answered another question")),
+            Reply::Services(_) | Reply::Changed(_) | Reply::Removed(_) => {
+                Err(Error::bug("the lab's init answered another question"))
+            }
         }
     }
 
@@ -239,6 +277,44 @@ impl Client {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         Ok(serde_json::from_str(&answer)?)
+    }
+}
+
+/// What is heard of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    Changed(Status),
+    Removed(String),
+}
+
+/// A connection on which init tells of services that change.
+#[derive(Debug)]
+pub struct Watch(Conversation);
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.stream.as_fd()
+    }
+}
+
+impl Watch {
+    /// What has been told since the last call; `None` when init has gone, or has given up a slow listener.
+    ///
+    /// # Errors
+    /// If it is not what init says.
+    pub fn news(&mut self) -> Result<Option<Vec<Heard>>> {
+        let stays = self.0.read();
+        let replies = self.0.requests::<Reply>();
+        let heard = replies.into_iter().map(|reply| match reply {
+            Ok(Reply::Changed(status)) => Ok(Heard::Changed(status)),
+            Ok(Reply::Removed(name)) => Ok(Heard::Removed(name)),
+            Ok(Reply::Services(_) | Reply::Done | Reply::Refused(_)) => {
+                Err(Error::bug("the lab's init answered where nothing was asked"))
+            }
+            Err(why) => Err(Error::bug("the lab's init is not understood").because(why)),
+        });
+        let heard = heard.collect::<Result<Vec<Heard>>>()?;
+        Ok((stays || !heard.is_empty()).then_some(heard))
     }
 }
 

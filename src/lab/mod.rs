@@ -51,7 +51,7 @@ pub use message::Message;
 pub use namespaces::Namespaces;
 pub use running::{Running, clear, end, names};
 pub use start::{Starting, WATCHER};
-pub use state::{Job, State};
+pub use state::{Job, State, timestamp_ns};
 
 fn namespaces_dir(path: &Path) -> PathBuf {
     path.join(dir::NAMESPACES)

@@ -79,6 +79,13 @@ pub(super) fn now() -> String {
     timestamp(seconds)
 }
 
+/// A time since 1970, UTC, to the nanosecond: `2026-11-23T10:04:00.000000001Z`.
+#[must_use]
+pub fn timestamp_ns(since: Duration) -> String {
+    let seconds = timestamp(since.as_secs());
+    format!("{}.{:09}Z", seconds.trim_end_matches('Z'), since.subsec_nanos())
+}
+
 /// Days to a date by Howard Hinnant's `civil_from_days`, whose years begin in March.
 fn timestamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -103,6 +110,7 @@ mod tests {
         assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
         assert_eq!(timestamp(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(timestamp(1_795_341_896), "2026-11-22T10:04:56Z");
+        assert_eq!(timestamp_ns(Duration::new(0, 42)), "1970-01-01T00:00:00.000000042Z");
     }
 
     #[test]

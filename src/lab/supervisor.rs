@@ -3,6 +3,7 @@
 //! nothing to wait for but events, and then uses no time at all.
 
 mod exchange;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -63,6 +64,7 @@ pub(super) struct Supervisor {
     control: Server,
     pending: Vec<Pending>,
     exchanges: Vec<exchange::Exchange>,
+    watchers: watch::Watchers,
     /// Another thread of init waits for children of its own: only those known here are reaped.
     shared: bool,
 }
@@ -102,6 +104,7 @@ impl Supervisor {
             control,
             pending: Vec::new(),
             exchanges: Vec::new(),
+            watchers: watch::Watchers::default(),
             shared: false,
         })
     }
@@ -241,6 +244,7 @@ impl Supervisor {
         self.ask();
         self.answer_pending();
         self.answer_exchanges();
+        self.tell_watchers();
     }
 
     /// Waits for something to happen, until `limit` at most, and deals with it.
@@ -485,6 +489,7 @@ impl Supervisor {
             Request::Routers => return Some(self.own(&init::EMULATED)),
             Request::Strands => return Some(self.own(&init::WATCH)),
             Request::Door => return Some(self.open_door()),
+            Request::Watch => return Some(self.watch(client)),
             Request::Start { service } => (service, Event::Start, true),
             Request::Stop { service } => (service, Event::Stop, false),
             Request::Restart { service } => (service, Event::Restart, true),

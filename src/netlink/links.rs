@@ -1,9 +1,12 @@
 //! What becomes of the devices of one network namespace, as the kernel tells it. A socket is opened in the namespace;
-//! news come out, each a device as it is at that moment. It never asks the kernel anything.
+//! news come out, each a device as it is at that moment. It never changes a device.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -77,6 +80,23 @@ impl Links {
             }
         }
     }
+}
+
+/// The devices that the namespace of the calling thread has now.
+///
+/// # Errors
+/// What the kernel says.
+pub fn present() -> io::Result<Vec<News>> {
+    let mut found: BTreeMap<String, News> = BTreeMap::new();
+    // Each device comes once for each of its addresses.
+    for address in getifaddrs()? {
+        let name = address.interface_name;
+        let Ok(index) = if_nametoindex(name.as_str()) else { continue };
+        let up = address.flags.contains(InterfaceFlags::IFF_UP);
+        let running = address.flags.contains(InterfaceFlags::IFF_RUNNING);
+        found.insert(name.clone(), News { index, name, up, running, gone: false });
+    }
+    Ok(found.into_values().collect())
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the enums are open; only devices count")]

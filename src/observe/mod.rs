@@ -10,6 +10,7 @@ mod counters;
 mod devices;
 pub mod doctor;
 mod esp;
+pub mod events;
 mod exec;
 mod fib;
 mod headers;
