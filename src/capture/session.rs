@@ -444,9 +444,10 @@ impl From<Error> for Stop {
 
 impl From<io::Error> for Stop {
     fn from(e: io::Error) -> Self {
-        match e.kind() {
-            ErrorKind::BrokenPipe => Self::Reader,
-            _ => Self::Error(Error::environment(writing()).because(e)),
+        if e.kind() == ErrorKind::BrokenPipe {
+            Self::Reader
+        } else {
+            Self::Error(Error::environment(writing()).because(e))
         }
     }
 }

@@ -120,6 +120,7 @@ fn read(datagram: &[u8], news: &mut Vec<News>) {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open; only the name counts")]
 fn as_news(link: &LinkMessage, gone: bool) -> Option<News> {
     let name = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.clone()),
