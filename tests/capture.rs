@@ -1,6 +1,8 @@
 //! `vilab capture`: whole labs in one file, in one order of time, by names that say node and layer; what it misses it
 //! counts. The file is read here by its blocks, and where tshark is installed by tshark too.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! `vilab events`: one JSON object a line, of everything that happens, from the first until the lab goes down.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::io::{BufRead, BufReader};
