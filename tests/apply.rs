@@ -158,15 +158,18 @@ fn dump() -> Vec<String> {
     lines
 }
 
-/// A line without what numbers devices and counts packets.
+/// A line without what numbers devices and counts packets, and what follows from a device's carrier only when the kernel's link
+/// watch has had its turn, up to a second later.
 fn plain(line: &str) -> String {
     let mut words = Vec::new();
     let mut skip = false;
     for (i, word) in line.split_whitespace().enumerate() {
         let numbered = i == 0 && word.ends_with(':') && word.trim_end_matches(':').parse::<u32>().is_ok();
         let handle = line.starts_with("qdisc") && word.ends_with(':');
-        let counted = ["packets", "bytes", "link-netnsid", "refcnt", "index", "priority"].contains(&word);
+        let counted = ["packets", "bytes", "link-netnsid", "refcnt", "index", "priority", "addrgenmode"]
+            .contains(&word);
         if !(skip || numbered || handle || counted || word == "linkdown") {
+            let word = if word == "UNKNOWN" { "UP" } else { word };
             words.push(word.split('@').next().unwrap());
         }
         skip = counted;
@@ -190,7 +193,7 @@ fn failed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Numbered datagrams from `p` to `q`, one each millisecond, until `end`; how many were sent and how many arrived.
+/// Numbered datagrams from `p` to `q`, one each millisecond, until `end`, and 200 at least; how many were sent and how many arrived.
 fn datagrams(bed: &Bed, end: &AtomicBool) -> (usize, usize) {
     let to = bed.address("red/q");
     let receiver = bed.in_node("v.red.q", || UdpSocket::bind(("0.0.0.0", 7000)).unwrap());
@@ -208,7 +211,7 @@ fn datagrams(bed: &Bed, end: &AtomicBool) -> (usize, usize) {
             seen.len()
         });
         let mut sent = 0_u64;
-        while !end.load(Ordering::Relaxed) {
+        while !end.load(Ordering::Relaxed) || sent < 200 {
             sender.send_to(&sent.to_le_bytes(), (to, 7000)).unwrap();
             sent += 1;
             pause(Duration::from_millis(1));
@@ -217,7 +220,7 @@ fn datagrams(bed: &Bed, end: &AtomicBool) -> (usize, usize) {
     })
 }
 
-/// A TCP stream from `p` to `q` until `end`: bytes written, and, with those that TCP sent again, for it did not wait long
+/// A TCP stream from `p` to `q` until `end`, of 100 blocks at least: bytes written, and, with those that TCP sent again, for it did not wait long
 /// enough or lost some, bytes sent and bytes that came.
 fn stream(bed: &Bed, end: &AtomicBool) -> (u64, u64, u64) {
     let to = bed.address("red/q");
@@ -229,7 +232,10 @@ fn stream(bed: &Bed, end: &AtomicBool) -> (u64, u64, u64) {
     std::thread::scope(|scope| {
         let counting = scope.spawn(|| arrivals.bytes(&over));
         let reading = scope.spawn(move || std::io::copy(&mut receiver, &mut std::io::sink()).unwrap());
-        while !end.load(Ordering::Relaxed) {
+        for written in 0.. {
+            if end.load(Ordering::Relaxed) && written >= 100 {
+                break;
+            }
             sender.write_all(&[7; 16 << 10]).unwrap();
             pause(Duration::from_millis(2));
         }
@@ -263,7 +269,6 @@ fn i4_x3_untouched_flows_lose_no_packet() {
         println!(
             "{dataplane}: {arrived} of {sent} datagrams, {bytes} bytes and {again} again, {bytes_came} came"
         );
-        assert!(sent > 100 && bytes > 100_000, "the flows flow");
         assert_eq!(arrived, sent, "datagrams on {dataplane}: {}", dropped(&bed.running().namespaces()));
         assert_eq!(
             bytes_came,

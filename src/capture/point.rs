@@ -17,9 +17,9 @@ const BASE: &str = "base";
 /// Behind the VI whose link over parallel underlays it is.
 const STRANDS: &str = ".strands";
 
-/// Devices that only carry what others show: `lo`, those beside impaired links, and those of IS-IS, whose PDUs are on the
-/// links in IPv4.
-const BESIDE: [&str; 2] = ["shape~", "iso-"];
+/// Devices that only carry what others show: `lo`, those beside impaired links, those by which the fast path gives large
+/// packets to the base, and those of IS-IS, whose PDUs are on the links in IPv4.
+const BESIDE: [&str; 3] = ["shape~", "fast~", "iso-"];
 
 impl Point {
     /// A namespace by its name; `None` where it is no node's.
@@ -252,9 +252,10 @@ mod tests {
         let points = points();
         let all = Selection::default();
         let taken = |s: &Selection, dev: &str| s.has_device(&points[0], dev);
-        assert!(
-            taken(&all, "e-Y") && !taken(&all, "lo") && !taken(&all, "shape~3") && !taken(&all, "iso-v-b")
-        );
+        assert!(taken(&all, "e-Y"));
+        for beside in ["lo", "shape~3", "fast~0a000001", "iso-v-b"] {
+            assert!(!taken(&all, beside), "{beside}");
+        }
         let lo = Selection::parse(&points, &["X:lo".to_owned()]).unwrap();
         assert!(taken(&lo, "lo") && !taken(&lo, "e-Y"));
         let gone = Selection::parse(&points, &["X:e-Q".to_owned()]).unwrap();
