@@ -165,6 +165,8 @@ fn no_interface_is_in_two_sets_and_each_has_one_address() {
                 let names: BTreeSet<&str> = names
                     .into_iter()
                     .filter(|n| !["tunl0", "gre0", "gretap0", "erspan0", "sit0"].contains(n))
+                    // By it the engine gives large packets to the base; it has no address and is no partition's.
+                    .filter(|n| !n.starts_with("fast~"))
                     .collect();
                 assert_eq!(names, ends, "{dataplane}: {}", lab.full_name(node.id));
                 for device in others.filter(|d| ends.contains(d["ifname"].as_str().unwrap_or(""))) {
