@@ -21,6 +21,10 @@ const STRANDS: &str = ".strands";
 /// packets to the base, and those of IS-IS, whose PDUs are on the links in IPv4.
 const BESIDE: [&str; 3] = ["shape~", "fast~", "iso-"];
 
+/// Devices that the kernel itself puts into every namespace when it can carry their kind of tunnel.
+const FALLBACKS: [&str; 9] =
+    ["tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"];
+
 impl Point {
     /// A namespace by its name; `None` where it is no node's.
     #[must_use]
@@ -52,7 +56,8 @@ impl Point {
     /// Whether a device of it is one of the lab's network, not one that only helps.
     #[must_use]
     pub fn shows(&self, device: &str) -> bool {
-        device != "lo" && !BESIDE.iter().any(|prefix| device.starts_with(prefix))
+        let helps = device == "lo" || FALLBACKS.contains(&device);
+        !helps && !BESIDE.iter().any(|prefix| device.starts_with(prefix))
     }
 
     /// The node itself, not what is beside it.
@@ -121,7 +126,9 @@ impl Selection {
             want.has(point) && want.device.as_deref().is_none_or(|d| d == device)
         };
         let want = self.0.iter().find(|want| !found.iter().any(|(point, device)| is(want, point, device)))?;
-        let there = found.iter().filter(|(point, _)| want.has(point)).map(|(_, d)| (*d).to_owned());
+        let offered =
+            |point: &Point, device: &str| want.has(point) && (device == "lo" || point.shows(device));
+        let there = found.iter().filter(|(point, d)| offered(point, d)).map(|(_, d)| (*d).to_owned());
         Some((want.words.clone(), there.collect()))
     }
 }
@@ -253,7 +260,7 @@ mod tests {
         let all = Selection::default();
         let taken = |s: &Selection, dev: &str| s.has_device(&points[0], dev);
         assert!(taken(&all, "e-Y"));
-        for beside in ["lo", "shape~3", "fast~0a000001", "iso-v-b"] {
+        for beside in ["lo", "tunl0", "shape~3", "fast~0a000001", "iso-v-b"] {
             assert!(!taken(&all, beside), "{beside}");
         }
         let lo = Selection::parse(&points, &["X:lo".to_owned()]).unwrap();

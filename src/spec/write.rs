@@ -105,6 +105,8 @@ fn scalar(text: &str) -> String {
     let first = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '/' || c == '.';
     let plain = text.starts_with(first)
         && !text.ends_with(' ')
+        // The parser takes a dash before a bracket for the beginning of a list.
+        && !text.ends_with(" -")
         && text.chars().all(inside)
         && !matches!(text, "null" | "Null" | "NULL")
         && !text.starts_with("...");
@@ -167,6 +169,13 @@ mod tests {
                 )),
             ]
         })
+    }
+
+    #[test]
+    fn a_dash_at_the_end_is_not_before_a_bracket() {
+        for (text, written) in [("a -", r#""a -""#), ("a--", "a--"), ("a -- b", "a -- b")] {
+            assert_eq!(scalar(text), written);
+        }
     }
 
     proptest! {
