@@ -193,7 +193,8 @@ fn failed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Numbered datagrams from `p` to `q`, one each millisecond, until `end`, and 200 at least; how many were sent and how many arrived.
+/// Numbered datagrams from `p` to `q`, one each millisecond, until `end`, and 200 at least; how many were sent and how many
+/// arrived.
 fn datagrams(bed: &Bed, end: &AtomicBool) -> (usize, usize) {
     let to = bed.address("red/q");
     let receiver = bed.in_node("v.red.q", || UdpSocket::bind(("0.0.0.0", 7000)).unwrap());
@@ -220,8 +221,8 @@ fn datagrams(bed: &Bed, end: &AtomicBool) -> (usize, usize) {
     })
 }
 
-/// A TCP stream from `p` to `q` until `end`, of 100 blocks at least: bytes written, and, with those that TCP sent again, for it did not wait long
-/// enough or lost some, bytes sent and bytes that came.
+/// A TCP stream from `p` to `q` until `end`, of 100 blocks at least: bytes written, and, with those that TCP sent again, for it
+/// did not wait long enough or lost some, bytes sent and bytes that came.
 fn stream(bed: &Bed, end: &AtomicBool) -> (u64, u64, u64) {
     let to = bed.address("red/q");
     let arrivals = bed.in_node("v.red.q", || Arrivals::open(7001));

@@ -17,9 +17,11 @@ const BASE: &str = "base";
 /// Behind the VI whose link over parallel underlays it is.
 const STRANDS: &str = ".strands";
 
-/// Devices that only carry what others show: `lo`, those beside impaired links, those by which the fast path gives large
-/// packets to the base, and those of IS-IS, whose PDUs are on the links in IPv4.
-const BESIDE: [&str; 3] = ["shape~", "fast~", "iso-"];
+/// In the names of the engine's own devices, those beside impaired links and those by which large packets go to the base, and
+/// in no name of a lab's.
+const ENGINES: char = '~';
+/// In front of the names of devices of IS-IS, whose PDUs are on the links in IPv4.
+const ISIS: &str = "iso-";
 
 /// Devices that the kernel itself puts into every namespace when it can carry their kind of tunnel.
 const FALLBACKS: [&str; 9] =
@@ -56,8 +58,8 @@ impl Point {
     /// Whether a device of it is one of the lab's network, not one that only helps.
     #[must_use]
     pub fn shows(&self, device: &str) -> bool {
-        let helps = device == "lo" || FALLBACKS.contains(&device);
-        !helps && !BESIDE.iter().any(|prefix| device.starts_with(prefix))
+        let carries_others = device == "lo" || device.contains(ENGINES) || device.starts_with(ISIS);
+        !carries_others && !FALLBACKS.contains(&device)
     }
 
     /// The node itself, not what is beside it.

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use serde_json::json;
 
 use super::capture::CaptureArgs;
@@ -25,6 +25,7 @@ use crate::lab::{self, Job, Message, Starting};
 use crate::model::{DataplaneChoice, Lab, NodeId};
 use crate::plan::Plan;
 use crate::routing::Rib;
+use crate::sys::signals;
 
 /// Exit codes of shells for a command ended by signal n.
 const BY_SIGNAL: u8 = 128;
@@ -151,7 +152,8 @@ enum Followed {
 
 fn follow(starting: &mut Starting, signals: &SignalFd, show: &mut dyn FnMut(&Progress)) -> Result<Followed> {
     loop {
-        if wait(starting, signals).doing(Kind::Bug, || "cannot wait for the lab".into())? {
+        let came = interrupts(starting.as_fd(), starting.buffered(), signals);
+        if came.doing(Kind::Bug, || "cannot wait for the lab".into())? {
             return Ok(Followed::Interrupted);
         }
         match starting.receive()? {
@@ -164,9 +166,7 @@ fn follow(starting: &mut Starting, signals: &SignalFd, show: &mut dyn FnMut(&Pro
 
 /// The signals that end a command early, held back to be read.
 pub(super) fn interruptions() -> Result<SignalFd> {
-    let set: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    set.thread_block()
-        .and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
+    signals::any_of([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
         .doing(Kind::Environment, || "cannot prepare for signals".into())
 }
 
@@ -176,12 +176,15 @@ pub(super) fn signalled(signals: &SignalFd) -> nix::Result<bool> {
     Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
-/// Waits for a message; whether a signal came instead.
-fn wait(starting: &Starting, signals: &SignalFd) -> nix::Result<bool> {
-    if signalled(signals)? || starting.buffered() {
-        return signalled(signals);
+/// Waits until `input` can be read, which it can at once where some of it is `buffered`; whether a signal came instead.
+pub(super) fn interrupts(input: BorrowedFd<'_>, buffered: bool, signals: &SignalFd) -> nix::Result<bool> {
+    if signalled(signals)? {
+        return Ok(true);
     }
-    let mut fds = [starting.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    if buffered {
+        return Ok(false);
+    }
+    let mut fds = [input, signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     poll(&mut fds, PollTimeout::NONE)?;
     Ok(!fds[0].any().unwrap_or(true))
 }

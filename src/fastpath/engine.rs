@@ -1,4 +1,4 @@
-//! The only file of the fast path that does I/O. TUN devices, raw sockets of the base nodes, netlink notifications
+//! The fast path's I/O, with the files below and beside it that open what it uses. TUN devices, raw sockets of the base nodes, netlink notifications
 //! and control requests go in; packets, counters and answers come out. It never decides about a packet:
 //! [`Forwarder`] does.
 //!

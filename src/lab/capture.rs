@@ -5,14 +5,13 @@ use std::fs::{self, OpenOptions};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde::{Deserialize, Serialize};
 
 use super::control::{Client, Request};
 use super::{Namespaces, engine};
 use crate::capture::{Filter, Options, Selection, Session};
 use crate::error::{Context, Kind, Result};
+use crate::sys::signals;
 
 /// What `up` is asked to capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,11 +38,7 @@ fn capture(dir: &Path) -> Result<()> {
     let what = || format!("cannot write {}", file.display());
     // A process that is started anew goes on with another section of the file.
     let mut out = OpenOptions::new().append(true).create(true).open(&file).doing(Kind::Environment, what)?;
-    let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
-    let signals = set
-        .thread_block()
-        .and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
-        .doing(Kind::Environment, || "cannot prepare for signals".into())?;
+    let signals = signals::to_end().doing(Kind::Environment, || "cannot prepare for signals".into())?;
     let options = Options { selection: Selection::default(), filter, count: None, duration: None };
     let session = Session::open(options, Namespaces::at(super::namespaces_dir(dir)))?;
     engine::announce();

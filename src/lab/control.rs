@@ -226,12 +226,7 @@ impl Client {
     /// # Errors
     /// If init does not answer.
     pub fn services(&mut self) -> Result<Vec<Status>> {
-        match self.ask(&Request::Services)? {
-            Reply::Services(services) => Ok(services),
-            Reply::Done | Reply::Refused(_) | Reply::Changed(_) | Reply::Removed(_) => {
-                Err(Error::bug("the lab's init gave no list of services"))
-            }
-        }
+        self.list(&Request::Services)
     }
 
     /// All services, and what tells of each that changes from now on.
@@ -240,12 +235,7 @@ impl Client {
     /// If init does not answer.
     pub fn watch(mut self) -> Result<(Watch, Vec<Status>)> {
         let asking = || "cannot watch the lab's services".to_owned();
-        let services = match self.ask(&Request::Watch)? {
-            Reply::Services(services) => services,
-            Reply::Done | Reply::Refused(_) | Reply::Changed(_) | Reply::Removed(_) => {
-                return Err(Error::bug("the lab's init gave no list of services"));
-            }
-        };
+        let services = self.list(&Request::Watch)?;
         let heard = self.stream.buffer().to_vec();
         let stream = self.stream.into_inner();
         stream.set_nonblocking(true).doing(Kind::Environment, asking)?;
@@ -262,6 +252,15 @@ impl Client {
             Reply::Refused(why) => Err(Error::new(Kind::Failed, why)),
             Reply::Services(_) | Reply::Changed(_) | Reply::Removed(_) => {
                 Err(Error::bug("the lab's init answered another question"))
+            }
+        }
+    }
+
+    fn list(&mut self, request: &Request) -> Result<Vec<Status>> {
+        match self.ask(request)? {
+            Reply::Services(services) => Ok(services),
+            Reply::Done | Reply::Refused(_) | Reply::Changed(_) | Reply::Removed(_) => {
+                Err(Error::bug("the lab's init gave no list of services"))
             }
         }
     }

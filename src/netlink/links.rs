@@ -3,22 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::sys::Socket;
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
-/// A datagram of notifications is at most this long (`NLMSG_GOODSIZE` is less).
-const BUFFER: usize = 64 * 1024;
-/// Receive buffer, bytes.
-const BACKLOG: usize = 1 << 20;
+use super::notices::{BUFFER, Notices};
 
 /// A device that is there, was changed, or has gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,14 +26,9 @@ pub struct News {
     pub gone: bool,
 }
 
-/// A netlink socket that hears of devices.
-pub struct Links(Socket);
-
-impl std::fmt::Debug for Links {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Links").field(&self.0.as_raw_fd()).finish()
-    }
-}
+/// What hears of devices.
+#[derive(Debug)]
+pub struct Links(Notices);
 
 impl AsFd for Links {
     /// Readable when there are news.
@@ -54,14 +43,7 @@ impl Links {
     /// # Errors
     /// If the kernel refuses a socket.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.set_non_blocking(true)?;
-        let buffer = BACKLOG;
-        let forced = setsockopt(&socket, sockopt::RcvBufForce, &buffer);
-        forced.or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &buffer))?;
-        socket.add_membership(MulticastGroup::Link as u32)?;
-        Ok(Self(socket))
+        Notices::open(&[MulticastGroup::Link]).map(Self)
     }
 
     /// The news since the last call, in their order; true where some were lost because nobody listened.
@@ -69,16 +51,9 @@ impl Links {
     /// # Errors
     /// If the socket is broken.
     pub fn news(&self) -> io::Result<(Vec<News>, bool)> {
-        let (mut news, mut lost, mut buffer) = (Vec::new(), false, vec![0; BUFFER]);
-        loop {
-            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => read(&buffer[..length], &mut news),
-                Err(nix::Error::ENOBUFS) => lost = true,
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => return Ok((news, lost)),
-                Err(e) => return Err(e.into()),
-            }
-        }
+        let mut news = Vec::new();
+        let lost = self.0.take(&mut vec![0; BUFFER], &mut |datagram| read(datagram, &mut news))?;
+        Ok((news, lost))
     }
 }
 

@@ -5,6 +5,7 @@ mod del;
 pub mod links;
 pub mod monitor;
 mod nexthop;
+mod notices;
 pub mod request;
 pub mod socket;
 mod tc;

@@ -25,12 +25,9 @@ use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::nexthop::{self, Objects};
-use crate::error::{Context, Error, Kind, Result};
+use super::notices::{BUFFER, Notices};
+use crate::error::{Context, Kind, Result};
 
-/// A netlink message of a dump is at most this long (`NLMSG_GOODSIZE` is less, `SKB_WITH_OVERHEAD(32768)`).
-const BUFFER: usize = 64 * 1024;
-/// Receive buffer for notifications, bytes.
-const BACKLOG: usize = 1 << 20;
 /// Seconds the kernel may take for a part of a dump.
 const PATIENCE: i64 = 10;
 /// Snapshots begun because the tables changed meanwhile.
@@ -98,7 +95,7 @@ pub struct Snapshot {
 
 /// Two netlink sockets: one hears of changes, the other asks.
 pub struct Monitor {
-    events: Socket,
+    events: Notices,
     requests: Socket,
     sequence: u32,
     buffer: Vec<u8>,
@@ -106,7 +103,7 @@ pub struct Monitor {
 
 impl std::fmt::Debug for Monitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Monitor").field("events", &self.events.as_raw_fd()).finish_non_exhaustive()
+        f.debug_struct("Monitor").field("events", &self.events).finish_non_exhaustive()
     }
 }
 
@@ -132,14 +129,9 @@ impl Monitor {
     /// If the socket is broken.
     pub fn changed(&mut self) -> Result<bool> {
         let mut changed = false;
-        loop {
-            match recv(self.events.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(_) | Err(nix::Error::ENOBUFS) => changed = true,
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => return Ok(changed),
-                Err(e) => return Err(Error::kernel("cannot read netlink notifications").because(e)),
-            }
-        }
+        let lost = self.events.take(&mut self.buffer, &mut |_| changed = true);
+        let lost = lost.doing(Kind::Kernel, || "cannot read netlink notifications".to_owned())?;
+        Ok(changed || lost)
     }
 
     /// What the kernel has, or `None` where its tables did not hold still. A change meanwhile is notified, hence
@@ -245,16 +237,8 @@ impl Monitor {
 }
 
 fn open_sockets() -> io::Result<Monitor> {
-    let mut events = Socket::new(NETLINK_ROUTE)?;
-    events.bind_auto()?;
-    events.set_non_blocking(true)?;
-    let buffer = BACKLOG;
-    let forced = setsockopt(&events, sockopt::RcvBufForce, &buffer);
-    forced.or_else(|_| setsockopt(&events, sockopt::RcvBuf, &buffer))?;
     use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Link};
-    for group in [Link, Ipv4Ifaddr, Ipv4Route, Ipv4Rule] {
-        events.add_membership(group as u32)?;
-    }
+    let events = Notices::open(&[Link, Ipv4Ifaddr, Ipv4Route, Ipv4Rule])?;
     let mut requests = Socket::new(NETLINK_ROUTE)?;
     requests.bind_auto()?;
     setsockopt(&requests, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;

@@ -168,7 +168,7 @@ pub fn receiver(addr: Ipv4Addr, protocol: u8) -> io::Result<OwnedFd> {
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     filter::set(&fd, &arrivals(addr, protocol))?;
     set_int(fd.as_fd(), libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
-    bind_to_ipv4(&fd)?;
+    bind(fd.as_fd(), 0, libc::ETH_P_IP)?;
     Ok(fd)
 }
 
@@ -219,10 +219,11 @@ fn arrivals(addr: Ipv4Addr, protocol: u8) -> [filter::Instruction; 11] {
     ]
 }
 
+/// Has a packet socket receive what has this EtherType (`ETH_P_`), on device `index` or on all where it is 0.
 #[expect(unsafe_code, reason = "nix cannot make a link-layer address")]
-fn bind_to_ipv4(fd: &OwnedFd) -> io::Result<()> {
+pub(super) fn bind(fd: BorrowedFd<'_>, index: u32, protocol: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
-    let address = link_address(0, false)?;
+    let address = link_address(index, protocol)?;
     // SAFETY: `address` lives through the call, with its length, and the kernel only reads it.
     let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
     Errno::result(bound)?;
@@ -247,7 +248,9 @@ impl Injector {
         let fd = socket(AddressFamily::Packet, kind, flags, None)?;
         setsockopt(&fd, sockopt::Mark, &mark)?;
         set_buffers(fd.as_fd(), QUEUE_BYTES)?;
-        Ok(Self { fd, to: link_address(index, ethernet)? })
+        // Frames of Ethernet say themselves what they are.
+        let protocol = if ethernet { 0 } else { libc::ETH_P_IP };
+        Ok(Self { fd, to: link_address(index, protocol)? })
     }
 
     /// # Errors
@@ -264,16 +267,14 @@ impl Injector {
     }
 }
 
-/// A device; what the packet is, frames of Ethernet say themselves.
+/// A device and an EtherType.
 #[expect(unsafe_code, reason = "the address has no constructor")]
-fn link_address(index: u32, ethernet: bool) -> io::Result<libc::sockaddr_ll> {
+fn link_address(index: u32, protocol: libc::c_int) -> io::Result<libc::sockaddr_ll> {
     // SAFETY: a link-layer address is integers and an array of integers, valid when all zero.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
     address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
-    if !ethernet {
-        address.sll_protocol = u16::try_from(libc::ETH_P_IP).map_err(io::Error::other)?.to_be();
-    }
+    address.sll_protocol = u16::try_from(protocol).map_err(io::Error::other)?.to_be();
     Ok(address)
 }
 

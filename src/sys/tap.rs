@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
 use super::filter::{self, Instruction};
-use super::packet_socket::set_int;
+use super::packet_socket::{bind, set_int};
 use super::socket::set_buffers;
 
 /// Packets taken with one system call at most.
@@ -58,6 +58,7 @@ pub struct Statistics {
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
+    index: u32,
     hardware: u16,
 }
 
@@ -71,7 +72,7 @@ impl Tap {
         let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
         bind(fd.as_fd(), index, 0)?;
         let hardware = address(fd.as_fd())?.sll_hatype;
-        Ok(Self { fd, hardware })
+        Ok(Self { fd, index, hardware })
     }
 
     /// What the device is: `ARPHRD_` of linux/if_arp.h.
@@ -89,9 +90,7 @@ impl Tap {
         set_buffers(self.fd.as_fd(), bytes)?;
         setsockopt(&self.fd, sockopt::ReceiveTimestampns, &true)?;
         set_int(self.fd.as_fd(), libc::SOL_PACKET, PACKET_AUXDATA, 1)?;
-        let index = address(self.fd.as_fd())?.sll_ifindex;
-        let all = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?;
-        bind(self.fd.as_fd(), u32::try_from(index).map_err(io::Error::other)?, all)
+        bind(self.fd.as_fd(), self.index, libc::ETH_P_ALL)
     }
 
     /// What has been counted since the last call.
@@ -208,20 +207,8 @@ fn stamps(header: &libc::msghdr) -> (u64, Option<u32>) {
     (at, full)
 }
 
-fn bind(fd: BorrowedFd<'_>, index: u32, protocol: u16) -> io::Result<()> {
-    // SAFETY: a link-layer address is integers and an array of integers, valid when all zero.
-    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
-    address.sll_protocol = protocol.to_be();
-    let (length, from) = (socklen(size_of_val(&address))?, (&raw const address).cast());
-    // SAFETY: `address` lives through the call, with its length, and the kernel only reads it.
-    Errno::result(unsafe { libc::bind(fd.as_raw_fd(), from, length) })?;
-    Ok(())
-}
-
 fn address(fd: BorrowedFd<'_>) -> io::Result<libc::sockaddr_ll> {
-    // SAFETY: as in `bind`.
+    // SAFETY: a link-layer address is integers and an array of integers, valid when all zero.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     let mut length = socklen(size_of_val(&address))?;
     let to = (&raw mut address).cast();

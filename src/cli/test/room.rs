@@ -14,6 +14,7 @@ const LAB_MIB: u64 = 32;
 /// A node's namespace, devices and files, and its two routing daemons.
 const NODE_KIB: u64 = 512;
 const DAEMONS_MIB: u64 = 8;
+
 /// Labs that may be tested at once where nobody says: one for each processor. A lab waits more than it computes.
 pub(super) fn jobs() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)

@@ -6,10 +6,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use serde_json::json;
 
@@ -169,7 +168,8 @@ impl Session<'_> {
         let stdout = child.stdout.take().ok_or_else(|| Error::bug(what()))?;
         let mut lines = BufReader::new(stdout);
         loop {
-            self.outcome.interrupted = interrupts(&lines, self.all.signals).doing(Kind::Environment, what)?;
+            let came = up::interrupts(lines.get_ref().as_fd(), !lines.buffer().is_empty(), self.all.signals);
+            self.outcome.interrupted = came.doing(Kind::Environment, what)?;
             let mut line = String::new();
             if self.outcome.interrupted {
                 return Ok(());
@@ -263,14 +263,4 @@ fn save_logs(name: &str, bundle: &Bundle) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Waits for a line; whether a signal came instead.
-fn interrupts(lines: &BufReader<ChildStdout>, signals: &SignalFd) -> nix::Result<bool> {
-    if up::signalled(signals)? || !lines.buffer().is_empty() {
-        return up::signalled(signals);
-    }
-    let mut fds = [lines.get_ref().as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    poll(&mut fds, PollTimeout::NONE)?;
-    Ok(!fds[0].any().unwrap_or(true))
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Reply, Service, Supervisor};
+use super::{Reply, Supervisor};
 use crate::lab::control::Status;
 
 /// Who watches, and what they have been told.
@@ -19,9 +19,12 @@ impl Supervisor {
         // Those before it hear first what it learns from the list.
         self.tell_watchers();
         self.watchers.clients.insert(client);
-        let statuses = self.services.iter().map(|(id, service)| (*id, service.status()));
-        self.watchers.told = statuses.collect();
-        Reply::Services(self.services.values().map(Service::status).collect())
+        self.watchers.told = self.statuses();
+        Reply::Services(self.watchers.told.values().cloned().collect())
+    }
+
+    fn statuses(&self) -> BTreeMap<u64, Status> {
+        self.services.iter().map(|(id, service)| (*id, service.status())).collect()
     }
 
     /// Tells of what has changed since the last call.
@@ -29,7 +32,7 @@ impl Supervisor {
         if self.watchers.clients.is_empty() {
             return;
         }
-        let now: BTreeMap<u64, Status> = self.services.iter().map(|(id, s)| (*id, s.status())).collect();
+        let now = self.statuses();
         let gone = self.watchers.told.iter().filter(|(id, _)| !now.contains_key(id));
         let mut news: Vec<Reply> = gone.map(|(_, status)| Reply::Removed(status.name.clone())).collect();
         let other = now.iter().filter(|(id, status)| self.watchers.told.get(id) != Some(status));
