@@ -147,6 +147,7 @@ fn plan(lab: &Lab) -> Plan {
         nft: true,
         tun: true,
         netem: true,
+        ifb: true,
         esp: true,
         spread: true,
         one_user: false,
@@ -166,6 +167,7 @@ enum Sort {
     Veth { peer: Dev, mac: Mac },
     Ipip { made_in: String, local: Ipv4Addr, remote: Ipv4Addr },
     Tun,
+    Ifb,
 }
 
 #[derive(Debug, Clone)]
@@ -176,7 +178,7 @@ struct Device {
     mtu: u32,
     qdisc: Option<Netem>,
     hooks: bool,
-    redirects: BTreeMap<Hook, String>,
+    redirects: BTreeMap<(Hook, u16), String>,
     addrs: BTreeMap<Ipv4Net, bool>,
     neighbours: BTreeMap<Ipv4Addr, Mac>,
 }
@@ -232,6 +234,7 @@ impl Fake {
                 self.device(ns, dev, sort)
             }
             Op::AddTun { ns, dev, .. } => self.device(ns, dev, Sort::Tun),
+            Op::AddIfb { ns, dev } => self.device(ns, dev, Sort::Ifb),
             Op::MoveLink { ns, dev, to, name } => {
                 let device =
                     self.devices.remove(&(ns.clone(), dev.clone())).ok_or(format!("no {dev} in {ns}"))?;
@@ -245,10 +248,10 @@ impl Fake {
                 let old = std::mem::replace(&mut self.get(ns, dev)?.hooks, true);
                 self.expect(!old || replace, "clsact exists")
             }
-            Op::AddRedirect { ns, dev, hook, to, .. } => {
+            Op::AddRedirect { ns, dev, hook, takes, to, .. } => {
                 self.get(ns, to)?;
                 let device = self.get(ns, dev)?;
-                let old = device.redirects.insert(*hook, to.clone());
+                let old = device.redirects.insert((*hook, takes.protocol()), to.clone());
                 let hooked = device.hooks;
                 self.expect(old.is_none() && hooked, "a filter is there, or no hook for it")
             }
@@ -395,8 +398,8 @@ impl Fake {
             Removal::Qdisc { ns, dev } => self.get(ns, dev).is_ok_and(|d| d.qdisc.take().is_some()),
             Removal::Addr { ns, dev, addr } => self.del_addr(ns, dev, *addr),
             Removal::Device { ns, dev } => self.del_device(&(ns.clone(), dev.clone())),
-            Removal::Redirect { ns, dev, hook, .. } => {
-                self.get(ns, dev).is_ok_and(|d| d.redirects.remove(hook).is_some())
+            Removal::Redirect { ns, dev, hook, protocol } => {
+                self.get(ns, dev).is_ok_and(|d| d.redirects.remove(&(*hook, *protocol)).is_some())
             }
             Removal::Policy { ns, src, dst, direction } => {
                 self.security.remove(&format!("{ns} {src} {dst} {direction}")).is_some()

@@ -16,6 +16,7 @@ const MACHINE: Machine = Machine {
     tun: true,
     netem: true,
     redirect: true,
+    ifb: true,
     spread: true,
     esp: true,
     frr: None,

@@ -6,12 +6,15 @@ mod common;
 use std::fmt::Write as _;
 
 use vilab::lab;
-use vilab::plan::{self, Machine};
+use vilab::model::Dataplane;
+use vilab::plan::{self, Machine, Op};
 use vilab::routing::Rib;
 
 const HEADER: usize = 20;
 /// What every kernel carries without a break: two VIs and the base.
 const UNBROKEN: usize = 2;
+/// VIs for whose tunnels the kernel's stack has room.
+const ROOM: usize = 8;
 
 /// The file of `depth` VIs on a base of two nodes, with the tests of the uppermost.
 fn stack(depth: usize, base_mtu: usize) -> String {
@@ -55,6 +58,32 @@ fn d1_d14_stacks_of_2_to_16_add_a_header_for_each_vi() {
     }
 }
 
+/// Four streams to a host that answers keep all queues full, so that whoever sends finds packets of others that are due.
+#[test]
+fn d1_a_deep_stack_bears_load() {
+    const LOAD: &str = r#"
+  - exec:
+      at: v16/a
+      run:
+        - sh
+        - -c
+        - |
+          for stream in 1 2 3 4; do
+            { head -c 150000 /dev/zero | socat -t 20 - TCP:b:5001 | wc -c; } &
+          done
+          wait
+      stdout: "150000\n150000\n150000\n150000"
+apps:
+  - {at: v16/b, name: echo, run: "socat -t 20 TCP-LISTEN:5001,fork PIPE", ready: {tcp: 5001}}
+"#;
+    for dataplane in common::dataplanes() {
+        let stack = stack(16, 1500);
+        let (networks, _) = stack.split_once("  - ping").expect("tests");
+        let file = file(&(networks.trim_end().to_owned() + LOAD));
+        common::run(common::vilab().args(["test", "--dataplane", dataplane]).arg(file.path()));
+    }
+}
+
 /// Two VIs take 60 bytes: over 10 % of the base MTU that every IPv4 host takes, 576.
 #[test]
 fn d23_two_vis_work_with_a_tenth_of_the_mtu_gone() {
@@ -88,7 +117,8 @@ fn d1_only_the_mtu_ends_a_stack() {
 /// The kernel's plan of a deep stack breaks the nesting on each odd level; that of a flat one does not.
 #[test]
 fn d1_breaks_are_there_where_the_kernel_needs_them() {
-    let kernel = Machine { ipip: true, nft: true, netem: true, ..Machine::default() };
+    let kernel =
+        Machine { ipip: true, nft: true, netem: true, redirect: true, ifb: true, ..Machine::default() };
     for depth in [1, UNBROKEN, UNBROKEN + 1, 8, 16] {
         let file = file(&stack(depth, 1500));
         let lab = lab::load(file.path()).expect("a lab");
@@ -97,5 +127,16 @@ fn d1_breaks_are_there_where_the_kernel_needs_them() {
         let breaks: Vec<String> = ops.filter(|op| op.contains("netem")).collect();
         let expected = if depth > UNBROKEN { 2 * depth.div_ceil(2) } else { 0 };
         assert_eq!(breaks.len(), expected, "two ends of each odd level of {depth}: {breaks:#?}");
+        let ops = plan.stages.iter().flat_map(|stage| &stage.ops);
+        let deferred = ops.filter(|op| matches!(op, Op::AddRedirect { .. })).count();
+        assert_eq!(
+            deferred,
+            if depth > ROOM { expected } else { 0 },
+            "a stack of its own for each of {depth}"
+        );
+        let auto =
+            plan::build(&lab, &Rib::compute(&lab), &Machine { ifb: false, tun: true, ..kernel.clone() });
+        let expected = if depth > ROOM { Dataplane::Fastpath } else { Dataplane::Kernel };
+        assert_eq!(auto.expect("a plan").dataplanes, [expected; 2], "without ifb, {depth} deep");
     }
 }

@@ -36,6 +36,7 @@ fn every_lab_can_be_planned_on_both_dataplanes() {
         tun: true,
         netem: true,
         redirect: true,
+        ifb: true,
         spread: true,
         esp: true,
         frr: Some("/usr/lib/frr".to_owned()),

@@ -15,6 +15,7 @@ const MACHINE: Machine = Machine {
     tun: true,
     netem: true,
     redirect: true,
+    ifb: true,
     spread: true,
     esp: true,
     frr: None,
@@ -187,7 +188,7 @@ fn follow<'a>(op: &'a Op, devices: &mut BTreeMap<&'a str, BTreeSet<&'a str>>) ->
             Some(_) => Err(format!("{ns} is made twice")),
         },
         Op::AddVeth { a, b, .. } => add(&a.0, &a.1).and_then(|()| add(&b.0, &b.1)),
-        Op::AddIpip { ns, dev, .. } | Op::AddTun { ns, dev, .. } => add(ns, dev),
+        Op::AddIpip { ns, dev, .. } | Op::AddTun { ns, dev, .. } | Op::AddIfb { ns, dev } => add(ns, dev),
         Op::MoveLink { ns, dev, to, name } => {
             if !devices.get_mut(ns.as_str()).is_some_and(|d| d.remove(dev.as_str())) {
                 return Err(format!("no {dev} in {ns}"));

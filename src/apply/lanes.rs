@@ -32,6 +32,7 @@ impl Class {
             | Op::MoveLink { .. }
             | Op::SetUp { .. }
             | Op::AddNetem { .. }
+            | Op::AddIfb { .. }
             | Op::AddHooks { .. }
             | Op::AddRedirect { .. }
             | Op::AddNeighbour { .. }
@@ -118,6 +119,7 @@ pub(super) fn namespace(op: &Op) -> &str {
         | Op::MoveLink { ns, .. }
         | Op::SetUp { ns, .. }
         | Op::AddNetem { ns, .. }
+        | Op::AddIfb { ns, .. }
         | Op::AddHooks { ns, .. }
         | Op::AddRedirect { ns, .. }
         | Op::AddNeighbour { ns, .. }

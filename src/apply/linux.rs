@@ -159,6 +159,7 @@ impl Linux {
             | Op::MoveLink { .. }
             | Op::SetUp { .. }
             | Op::AddNetem { .. }
+            | Op::AddIfb { .. }
             | Op::AddHooks { .. }
             | Op::AddRedirect { .. }
             | Op::AddAssociation { .. }
@@ -173,6 +174,7 @@ impl Linux {
             Op::AddIpip { dev, local, remote, .. } => {
                 Ok(Request::add_ipip(dev, self.number(ns, dev), *local, *remote))
             }
+            Op::AddIfb { dev, .. } => Ok(Request::add_ifb(dev, self.number(ns, dev))),
             Op::MoveLink { dev, to, name, .. } => {
                 let index = self.index(ns, dev)?;
                 if let Some(devices) = self.devices.get_mut(ns) {
@@ -488,7 +490,7 @@ fn refused(op: &Op, refusal: &Refusal) -> Error {
 /// The rtnetlink(7) message of an operation.
 fn message_name(op: &Op) -> &'static str {
     match op {
-        Op::AddVeth { .. } | Op::AddIpip { .. } => "RTM_NEWLINK",
+        Op::AddVeth { .. } | Op::AddIpip { .. } | Op::AddIfb { .. } => "RTM_NEWLINK",
         Op::MoveLink { .. } | Op::SetUp { .. } => "RTM_SETLINK",
         Op::AddAddr { .. } => "RTM_NEWADDR",
         Op::AddNetem { .. } | Op::AddHooks { .. } => "RTM_NEWQDISC",

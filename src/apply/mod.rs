@@ -162,6 +162,7 @@ fn doing(op: &Op) -> String {
         Op::SetUp { dev, mtu, .. } => format!("set {dev} up with MTU {mtu} on {at}"),
         Op::AddNetem { dev, .. } => format!("add netem to {dev} on {at}"),
         Op::AddHooks { dev, .. } => format!("add clsact to {dev} on {at}"),
+        Op::AddIfb { dev, .. } => format!("add ifb device {dev} on {at}"),
         Op::AddRedirect { dev, to, .. } => format!("add a redirect from {dev} to {to} on {at}"),
         Op::AddNeighbour { addr, .. } => format!("add neighbour {addr} on {at}"),
         Op::AddRoute { prefix, .. } | Op::AddUnreachable { prefix, .. } => {

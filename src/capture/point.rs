@@ -23,6 +23,9 @@ const ENGINES: char = '~';
 /// In front of the names of devices of IS-IS, whose PDUs are on the links in IPv4.
 const ISIS: &str = "iso-";
 
+/// By way of which packets of a deep stack leave. They are on the links, too.
+const BREAK: &str = "break";
+
 /// Devices that the kernel itself puts into every namespace when it can carry their kind of tunnel.
 const FALLBACKS: [&str; 9] =
     ["tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"];
@@ -59,7 +62,7 @@ impl Point {
     #[must_use]
     pub fn shows(&self, device: &str) -> bool {
         let carries_others = device == "lo" || device.contains(ENGINES) || device.starts_with(ISIS);
-        !carries_others && !FALLBACKS.contains(&device)
+        !carries_others && device != BREAK && !FALLBACKS.contains(&device)
     }
 
     /// The node itself, not what is beside it.
@@ -262,7 +265,7 @@ mod tests {
         let all = Selection::default();
         let taken = |s: &Selection, dev: &str| s.has_device(&points[0], dev);
         assert!(taken(&all, "e-Y"));
-        for beside in ["lo", "tunl0", "shape~3", "fast~0a000001", "iso-v-b"] {
+        for beside in ["lo", "break", "tunl0", "shape~3", "fast~0a000001", "iso-v-b"] {
             assert!(!taken(&all, beside), "{beside}");
         }
         let lo = Selection::parse(&points, &["X:lo".to_owned()]).unwrap();

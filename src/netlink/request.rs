@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use ipnet::Ipv4Net;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -86,6 +86,12 @@ impl Request {
     pub fn add_ipip(dev: &str, index: u32, local: Ipv4Addr, remote: Ipv4Addr) -> Self {
         let link = LinkIpIp::new(dev).index(index).local(local).remote(remote).ttl(TUNNEL_TTL);
         Self::create(RouteNetlinkMessage::NewLink(link.build()))
+    }
+
+    #[must_use]
+    pub fn add_ifb(dev: &str, index: u32) -> Self {
+        let link = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Ifb).name(dev.to_owned());
+        Self::create(RouteNetlinkMessage::NewLink(link.index(index).build()))
     }
 
     /// Moves a device to another namespace and gives it another name, at once.

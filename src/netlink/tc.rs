@@ -8,7 +8,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use super::request::Request;
-use crate::plan::{FILTER_PRIORITY, Hook, Instruction, Netem, Taken};
+use crate::plan::{Hook, Instruction, Netem, Taken, priority};
 
 const TCA_OPTIONS: u16 = 2;
 const TCA_NETEM_RATE: u16 = 6;
@@ -69,7 +69,7 @@ impl Request {
     pub fn add_redirect(index: u32, hook: Hook, takes: &Taken, to: u32, into: Hook) -> Self {
         let mut message = filter(index);
         message.header.parent = parent(hook);
-        message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(takes.protocol().to_be());
+        message.header.info = u32::from(takes.priority()) << 16 | u32::from(takes.protocol().to_be());
         message.attributes.push(TcAttribute::Kind("bpf".into()));
         let options = redirect_options(&takes.program(), to, into);
         message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
@@ -97,7 +97,7 @@ impl Request {
         let mut message = filter(index);
         message.header.parent = parent(hook);
         message.header.handle = TcHandle { major: 0, minor: 0 };
-        message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(protocol.to_be());
+        message.header.info = u32::from(priority(protocol)) << 16 | u32::from(protocol.to_be());
         Self { message: RouteNetlinkMessage::DelTrafficFilter(message), flags: 0 }
     }
 

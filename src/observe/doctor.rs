@@ -53,12 +53,14 @@ fn try_here() -> Result<Machine> {
     let ipip = socket.execute([Request::add_ipip("try", INDEX, remote, remote)]).is_ok();
     let netem = socket.execute([Request::set_netem(LO, &Netem::new(&Impairment::default(), true))]).is_ok();
     let redirect = socket.execute([Request::add_clsact(LO), Request::set_redirect(LO, LO, 1)]).is_ok();
+    let ifb = socket.execute([Request::add_ifb("tryifb", INDEX + 1)]).is_ok();
     let tun = crate::sys::tun::create_persistent("trytun").is_ok();
     let nft = process::feed(Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
     let frr = frr_dir().map(|dir| dir.to_string_lossy().into_owned());
     let netem = netem && !without("netem");
     let spread = nft && process::feed(Command::new("nft").args(["-f", "-"]), SPREAD).is_ok();
-    Ok(Machine { ipip, nft, tun, netem, redirect, spread, esp: esp(), frr, one_user: user::is_only_one() })
+    let one_user = user::is_only_one();
+    Ok(Machine { ipip, nft, tun, netem, redirect, ifb, spread, esp: esp(), frr, one_user })
 }
 
 /// Whether the kernel takes an association of each suite.
@@ -126,7 +128,7 @@ fn namespaces(machine: &Result<Machine>) -> Finding {
     }
 }
 
-fn dataplanes(machine: &Machine) -> [Finding; 7] {
+fn dataplanes(machine: &Machine) -> [Finding; 8] {
     [
         of_kernel("TUN", machine.tun, "the fastpath dataplane", module("tun")),
         of_kernel("ipip", machine.ipip, "the kernel dataplane", module("ipip")),
@@ -143,6 +145,7 @@ fn dataplanes(machine: &Machine) -> [Finding; 7] {
             "impairments without netem, and IS-IS on virtual links",
             module("act_mirred"),
         ),
+        of_kernel("ifb", machine.ifb, "stacks of more than eight VIs on the kernel dataplane", module("ifb")),
         of_kernel(
             "spread",
             machine.spread,

@@ -8,8 +8,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::filter::IPV4;
 use super::gateways::gateways;
-use super::{Hop, Mac, Machine, Op, Plan, Service, Stage, View, Way, guard, parallel, routing, security};
+use super::{
+    Hook, Hop, Mac, Machine, Op, Plan, Service, Stage, Taken, View, Way, guard, parallel, routing, security,
+};
 use crate::error::{Error, Result};
 use crate::fastpath::Config;
 use crate::fastpath::config::{BaseNode, Below, Interface, Partition};
@@ -25,6 +28,15 @@ const HEADER: u32 = 20;
 /// Nested tunnels that every kernel carries without a break: Linux gained a limit of 4 nested transmissions in
 /// 2026, of which the plainest device takes one.
 const UNBROKEN_NESTING: usize = 3;
+/// Nested tunnels for which the kernel's stack has room, 16 KiB of it; some 14 overflow it under load, and the machine
+/// stops (seen on Linux 6.1).
+const ROOM: usize = 9;
+/// The device of a partition by way of which packets leave that start on a stack of their own.
+const BREAK: &str = "break";
+/// It takes packets of any size.
+const BREAK_MTU: u32 = 65_535;
+/// What labs with more tunnels in one another need of the kernel.
+const DEFER: &str = "ifb and mirred, which give each pair of deeply nested tunnels a stack of its own";
 /// What `security:` needs of the kernel.
 const ESP: &str = "ESP, which protects links: xfrm with esp4, gcm(aes) and authenc";
 
@@ -82,6 +94,7 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     if !edges.is_empty() {
         stages.push(Stage { name: "emulated routers".to_owned(), ops: edges });
     }
+    add_hooks_once(&mut stages);
     let fastpath = planner.fastpath();
     let can_shape = machine.redirect && machine.tun;
     if !(fastpath.devices.is_empty() || can_shape) {
@@ -101,6 +114,17 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
     let strands = parallel::config(lab, &dataplanes);
     let (netem, services) = (machine.netem, daemons.concat());
     Ok(Plan { dataplanes, why, netem, stages, fastpath, isis, routers, strands, views, services, apps })
+}
+
+/// Several things may need the hooks of one device.
+fn add_hooks_once(stages: &mut [Stage]) {
+    let mut there = BTreeSet::new();
+    for stage in stages {
+        stage.ops.retain(|op| match op {
+            Op::AddHooks { ns, dev } => there.insert((ns.clone(), dev.clone())),
+            _ => true,
+        });
+    }
 }
 
 /// All routes of one node that vilab writes, connected ones included where the kernel does not make them: what has to
@@ -205,6 +229,7 @@ fn kernel_lacks(lab: &Lab, machine: &Machine) -> Option<&'static str> {
         Machine { ipip: false, .. } => Some("ipip tunnels"),
         Machine { nft: false, .. } => Some("nftables or its program nft"),
         Machine { netem: false, .. } if needs_breaks(lab) => Some("netem, which breaks deep nesting"),
+        Machine { redirect, ifb, .. } if overflows(lab) && !(*redirect && *ifb) => Some(DEFER),
         Machine { spread: false, .. } if parallel::links(lab).next().is_some() => Some(parallel::SPREAD),
         Machine { esp: false, .. } if protected(lab).next().is_some() => Some(ESP),
         _ => None,
@@ -227,7 +252,17 @@ pub(super) fn needs_break(lab: &Lab, net: NetId) -> bool {
 }
 
 fn needs_breaks(lab: &Lab) -> bool {
-    lab.networks.iter().any(|n| n.depth + 1 > UNBROKEN_NESTING)
+    nested(lab) > UNBROKEN_NESTING
+}
+
+/// Whether the kernel's stack may have no room for all tunnels in one another, breaks or not.
+fn overflows(lab: &Lab) -> bool {
+    nested(lab) > ROOM
+}
+
+/// How many tunnels of a lab are in one another: that of the base, and one for each VI.
+fn nested(lab: &Lab) -> usize {
+    lab.networks.iter().map(|n| n.depth + 1).max().unwrap_or_default()
 }
 
 /// The base nodes on which links of VIs over the base end in the kernel; for each, the base nodes that its base tunnels
@@ -307,6 +342,10 @@ impl<'a> Planner<'a> {
             ops.push(Op::AddNetns { ns: ns.clone(), owner: None });
             ops.extend(sysctls(&ns, false));
         }
+        for ns in self.deferring() {
+            ops.push(Op::AddIfb { ns: ns.to_owned(), dev: BREAK.to_owned() });
+            ops.push(Op::SetUp { ns: ns.to_owned(), dev: BREAK.to_owned(), mtu: BREAK_MTU });
+        }
         for ns in parallel::namespaces(self.lab, self.dataplanes) {
             ops.push(Op::AddNetns { ns: ns.clone(), owner: None });
             ops.extend(sysctls(&ns, false));
@@ -339,6 +378,33 @@ impl<'a> Planner<'a> {
     fn netem(&self, link: &Link, side: usize) -> Option<Op> {
         let end = EndId { link: link.id, side };
         super::impair::qdisc(self.lab, self.dataplanes, self.machine.netem, end, &link.impair[side])
+    }
+
+    /// Whether what leaves an end starts on a stack of its own.
+    fn defers(&self, end: EndId) -> bool {
+        let kernel = end.link.net != BASE && self.kernel(self.lab.site(self.lab.end(end)).base);
+        kernel && overflows(self.lab) && needs_break(self.lab, end.link.net)
+    }
+
+    /// The namespaces of such ends.
+    fn deferring(&self) -> BTreeSet<&'a str> {
+        let links = self.lab.networks.iter().flat_map(|n| &n.links);
+        let ends = links.flat_map(|link| [0, 1].map(|side| EndId { link: link.id, side }));
+        ends.filter(|end| self.defers(*end)).map(|end| self.lab.netns(self.lab.end(end))).collect()
+    }
+
+    /// What leaves the end of a link in a deep stack goes by way of an ifb device. A queue alone would not do: whoever puts
+    /// a packet into it sends those whose time has come, on the stack of all layers above.
+    fn deferral(&self, link: &Link, side: usize) -> Vec<Op> {
+        if !self.defers(EndId { link: link.id, side }) {
+            return Vec::new();
+        }
+        let (ns, dev) = (self.lab.netns(&link.ends[side]).to_owned(), link.ends[side].dev.clone());
+        let (takes, to, hook) = (Taken::Protocol(IPV4), BREAK.to_owned(), Hook::Egress);
+        vec![
+            Op::AddHooks { ns: ns.clone(), dev: dev.clone() },
+            Op::AddRedirect { ns, dev, hook, takes, to, into: Hook::Egress },
+        ]
     }
 
     /// Whether a test impairs a device of the kernel by way of the engine.
@@ -526,6 +592,7 @@ impl<'a> Planner<'a> {
         if let Some(end) = parallel::end(self.lab, link, side) {
             let mut ops = parallel::ops(&end, &self.made_as(link, side), link.mtu);
             ops.extend(self.netem(link, side));
+            ops.extend(self.deferral(link, side));
             ops.push(up);
             return ops;
         }
@@ -538,6 +605,7 @@ impl<'a> Planner<'a> {
         ops.push(Op::AddIpip { ns: below.clone(), dev: made.clone(), local, remote });
         ops.push(Op::MoveLink { ns: below, dev: made, to: ns.clone(), name: dev.clone() });
         ops.extend(self.netem(link, side));
+        ops.extend(self.deferral(link, side));
         ops.push(up);
         ops
     }

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::things::{self, Device, Key, Thing, Things};
-use super::{Direction, FILTER_PRIORITY, Hook, Hop, Op, Plan, Stage};
+use super::{Direction, Hook, Hop, Op, Plan, Stage};
 
 /// Keys that the kernel sets anew when forwarding is switched (`inet_forward_change` in Linux).
 const RESET_BY_FORWARDING: [&str; 2] = ["accept_redirects", "forwarding"];
@@ -132,6 +132,7 @@ fn op_namespaces(op: &Op) -> Vec<String> {
         | Op::AddTun { ns, .. }
         | Op::SetUp { ns, .. }
         | Op::AddNetem { ns, .. }
+        | Op::AddIfb { ns, .. }
         | Op::AddHooks { ns, .. }
         | Op::AddRedirect { ns, .. }
         | Op::AddRoute { ns, .. }
@@ -413,10 +414,10 @@ impl<'a> Differ<'a> {
             Key::Addr(_, dev, addr) if !self.stays(thing) && !self.is_broken(&ns, &dev) => {
                 Some(Removal::Addr { ns, dev, addr })
             }
-            Key::Redirect(_, dev, hook) if !self.is_broken(&ns, &dev) => {
-                let Some(Op::AddRedirect { to, takes, .. }) = thing.value.first() else { return None };
+            Key::Redirect(_, dev, hook, protocol) if !self.is_broken(&ns, &dev) => {
+                let Some(Op::AddRedirect { to, .. }) = thing.value.first() else { return None };
                 let goes = !self.stays(thing) || self.is_broken(&ns, to);
-                goes.then_some(Removal::Redirect { ns, dev, hook, protocol: takes.protocol() })
+                goes.then_some(Removal::Redirect { ns, dev, hook, protocol })
             }
             Key::Policy(_, src, dst, direction) if !self.stays(thing) => {
                 Some(Removal::Policy { ns, src, dst, direction })
@@ -504,7 +505,7 @@ impl<'a> Differ<'a> {
             Key::Addr(_, dev, _) if !same || self.is_broken(ns, dev) => Fate::Set,
             Key::Policy(..) | Key::Association(..) if !same => Fate::Set,
             Key::Hooks(_, dev) if !same || self.is_broken(ns, dev) => Fate::Set,
-            Key::Redirect(_, dev, _) => match new.value.first() {
+            Key::Redirect(_, dev, ..) => match new.value.first() {
                 Some(Op::AddRedirect { to, .. }) if same => {
                     let goes = self.is_broken(ns, dev) || self.is_broken(ns, to);
                     if goes { Fate::Set } else { Fate::Stays }
@@ -632,7 +633,8 @@ impl fmt::Display for Removal {
             Self::Redirect { ns, dev, hook, protocol } => {
                 write!(
                     f,
-                    "tc -n {ns} filter del dev {dev} {hook} prio {FILTER_PRIORITY} protocol {protocol:#06x}"
+                    "tc -n {ns} filter del dev {dev} {hook} prio {} protocol {protocol:#06x}",
+                    super::priority(*protocol)
                 )
             }
             Self::Policy { ns, src, dst, direction } => {
@@ -675,6 +677,7 @@ impl Change {
             | Op::AddVeth { .. }
             | Op::AddAddr { .. }
             | Op::AddNetem { .. }
+            | Op::AddIfb { .. }
             | Op::AddHooks { .. }
             | Op::AddRedirect { .. }
             | Op::AddIpip { .. }

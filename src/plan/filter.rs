@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::FILTER_PRIORITY;
+
 /// An instruction of classic BPF: operation, jump if true, jump if false, operand.
 pub type Instruction = (u32, u8, u8, u32);
 
 /// `ETH_P_IP`.
-const IPV4: u16 = 0x0800;
+pub(super) const IPV4: u16 = 0x0800;
 /// Where the destination is in an IPv4 header (RFC 791, 3.1), counted from `SKF_NET_OFF` of linux/filter.h.
 const DESTINATION: u32 = 0xfff0_0000 + 16;
 /// The first group address (RFC 5771); those above it and the limited broadcast are not for one host either.
@@ -31,6 +33,12 @@ pub enum Taken {
     Addressed(Vec<Ipv4Addr>),
 }
 
+/// The place of filters for an EtherType among those of a hook.
+#[must_use]
+pub fn priority(protocol: u16) -> u16 {
+    FILTER_PRIORITY + u16::from(protocol != IPV4)
+}
+
 impl Taken {
     /// The EtherType that tc looks at before it runs the program.
     #[must_use]
@@ -39,6 +47,12 @@ impl Taken {
             Self::Protocol(protocol) => *protocol,
             Self::Addressed(_) => IPV4,
         }
+    }
+
+    /// The place of the filter among those of its hook.
+    #[must_use]
+    pub fn priority(&self) -> u16 {
+        priority(self.protocol())
     }
 
     /// The program: it returns 0 for what is not taken.

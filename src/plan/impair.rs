@@ -10,14 +10,9 @@ use crate::fastpath::config::ShapedDevice;
 use crate::model::{BASE, Dataplane, EndId, Impairment, Lab};
 use crate::shape;
 
-/// The shortest delay, where a break need not hold: netem sends a packet at once if its time has come when it looks, which is
-/// in the same call, and then only the kernel's limit on plain nested devices is avoided, not the nesting.
+/// The shortest delay. A queue lifts the kernel's limit on nested devices, but not always the nesting: whoever puts a packet
+/// into it takes out those whose time has come, in the same call.
 const BREAK_US: u64 = 1;
-/// A delay that has not passed when netem looks, so that the packet does leave the calling context. Without, about 14 tunnels
-/// in one another overflow the kernel's stack of 16 KiB, and the machine stops (seen on Linux 6.1).
-const SURE_BREAK_US: u64 = 1_000;
-/// Tunnels in one another that the stack has room for in any case.
-const ROOM: usize = 9;
 /// A rate that takes nobody's time and yet makes netem keep the order of packets: without one, jitter lets them pass
 /// each other.
 const IN_ORDER_BPS: u64 = 1_000_000_000_000;
@@ -47,11 +42,10 @@ impl Netem {
         Self { delay_us, jitter_us, loss_ppm, rate_bps, overhead, limit: shape::limit(to) }
     }
 
-    /// The same, with a delay at any rate, so that what nests below starts anew; `nested` tunnels are in one another.
+    /// The same, with a delay at any rate, so that the kernel counts nested devices anew.
     #[must_use]
-    pub fn with_break(self, nested: usize) -> Self {
-        let least = if nested > ROOM { SURE_BREAK_US } else { BREAK_US };
-        Self { delay_us: self.delay_us.max(least), ..self }
+    pub fn with_break(self) -> Self {
+        Self { delay_us: self.delay_us.max(BREAK_US), ..self }
     }
 }
 
@@ -80,8 +74,7 @@ pub fn way(lab: &Lab, dataplanes: &[Dataplane], netem: bool, end: EndId, to: &Im
     }
     let plain = Netem::new(to, ethernet);
     let breaks = !ethernet && needs_break(lab, end.link.net);
-    let nested = lab.networks.iter().map(|n| n.depth + 1).max().unwrap_or_default();
-    Way::Netem { ns, dev, netem: if breaks { plain.with_break(nested) } else { plain } }
+    Way::Netem { ns, dev, netem: if breaks { plain.with_break() } else { plain } }
 }
 
 /// Writes the impairments of a lab into what the engine is told of it.
@@ -148,8 +141,7 @@ mod tests {
         assert_eq!((netem.rate_bps, netem.overhead), (Some(IN_ORDER_BPS), -14));
         let plain = Netem::new(&Impairment { jitter_us: 0, ..to }, false);
         assert_eq!((plain.rate_bps, plain.overhead), (None, 0));
-        assert_eq!((plain.with_break(9), plain.with_break(17)), (plain, plain));
-        let none = Netem::new(&Impairment::default(), false);
-        assert_eq!((none.with_break(9).delay_us, none.with_break(10).delay_us), (1, 1_000));
+        assert_eq!(plain.with_break(), plain);
+        assert_eq!(Netem::new(&Impairment::default(), false).with_break().delay_us, 1);
     }
 }

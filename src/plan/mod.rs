@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{build, routes};
 pub use diff::{Change, Removal, Resize, diff};
-pub use filter::{Instruction, Taken};
+pub use filter::{Instruction, Taken, priority};
 pub use impair::{Netem, Way, impair, impaired, way};
 pub use restore::restored;
 pub use things::Key;
@@ -57,6 +57,8 @@ pub struct Machine {
     pub one_user: bool,
     /// What leaves a device can be redirected to another: clsact, cls_bpf and mirred.
     pub redirect: bool,
+    /// ifb devices can be made.
+    pub ifb: bool,
     /// What comes in by a device can be sent out by others, in turn, by a hash, or by several: nftables with fwd and dup of
     /// the netdev family, numgen and jhash.
     pub spread: bool,
@@ -155,8 +157,9 @@ pub enum Direction {
     Out,
 }
 
-/// Of the filters of [`Op::AddRedirect`]: those with lower numbers, a user's own, come first.
-pub const FILTER_PRIORITY: u16 = 0xfe00;
+/// Of the filters of [`Op::AddRedirect`] for IPv4, and one more for other protocols, as filters of one priority are for one
+/// protocol. Those with lower numbers, a user's own, come first.
+const FILTER_PRIORITY: u16 = 0xfe00;
 
 /// Where a filter sees packets of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -234,6 +237,11 @@ pub enum Op {
         ns: String,
         dev: String,
         netem: Netem,
+    },
+    /// An ifb device: it sends what is redirected to it by the device that it left, later, on a stack of its own.
+    AddIfb {
+        ns: String,
+        dev: String,
     },
     /// clsact: filters can see what enters and leaves the device.
     AddHooks {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Direction, FILTER_PRIORITY, Hook, Hop, Instruction, Netem, Op, Plan};
+use super::{Direction, Hook, Hop, Instruction, Netem, Op, Plan};
 use crate::model::impair;
 use crate::packet::esp::{Association, ICV_LEN, WINDOW};
 
@@ -55,6 +55,7 @@ impl fmt::Display for Op {
                 write!(f, "ip -n {ns} link set dev {dev} mtu {mtu} multicast on up")
             }
             Self::AddNetem { ns, dev, netem } => write!(f, "tc -n {ns} qdisc replace dev {dev} root {netem}"),
+            Self::AddIfb { ns, dev } => write!(f, "ip -n {ns} link add name {dev} type ifb"),
             Self::AddHooks { ns, dev } => write!(f, "tc -n {ns} qdisc add dev {dev} clsact"),
             Self::AddRedirect { ns, dev, hook, takes, to, into } => {
                 let protocol = takes.protocol();
@@ -65,7 +66,8 @@ impl fmt::Display for Op {
                 let code: String = program.iter().map(line).collect();
                 write!(
                     f,
-                    "tc -n {ns} filter add dev {dev} {hook} prio {FILTER_PRIORITY} protocol {protocol:#06x} "
+                    "tc -n {ns} filter add dev {dev} {hook} prio {} protocol {protocol:#06x} ",
+                    takes.priority()
                 )?;
                 write!(f, "bpf bytecode '{}{code}' action mirred {into} redirect dev {to}", program.len())
             }

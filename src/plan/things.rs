@@ -21,7 +21,8 @@ pub enum Key {
     Qdisc(String, String),
     /// clsact.
     Hooks(String, String),
-    Redirect(String, String, Hook),
+    /// By hook and EtherType.
+    Redirect(String, String, Hook, u16),
     Addr(String, String, Ipv4Net),
     Neighbour(String, String, Ipv4Addr),
     Route(String, Ipv4Net),
@@ -131,12 +132,14 @@ impl Things {
             }
             Op::AddIpip { ns, dev, .. } => self.put(Key::Device(ns.clone(), dev.clone()), op.clone(), at),
             Op::MoveLink { ns, dev, to, name } => self.moved(ns, dev, to, name, at),
-            Op::AddTun { ns, dev, .. } => self.put(Key::Device(ns.clone(), dev.clone()), op.clone(), at),
+            Op::AddTun { ns, dev, .. } | Op::AddIfb { ns, dev } => {
+                self.put(Key::Device(ns.clone(), dev.clone()), op.clone(), at)
+            }
             Op::SetUp { ns, dev, mtu } => self.settings(ns, dev, *mtu, Some(at)),
             Op::AddNetem { ns, dev, .. } => self.put(Key::Qdisc(ns.clone(), dev.clone()), op.clone(), at),
             Op::AddHooks { ns, dev } => self.put(Key::Hooks(ns.clone(), dev.clone()), op.clone(), at),
-            Op::AddRedirect { ns, dev, hook, .. } => {
-                self.put(Key::Redirect(ns.clone(), dev.clone(), *hook), op.clone(), at);
+            Op::AddRedirect { ns, dev, hook, takes, .. } => {
+                self.put(Key::Redirect(ns.clone(), dev.clone(), *hook, takes.protocol()), op.clone(), at);
             }
             Op::AddAddr { ns, dev, addr, .. } => {
                 self.put(Key::Addr(ns.clone(), dev.clone(), *addr), op.clone(), at);
