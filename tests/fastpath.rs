@@ -2,9 +2,9 @@
 //! The fast path on real namespaces: base nodes X - Y - Z, a VI A - B - C on top, and a VI P - Q stacked on A and
 //! C. Another link of A and C passes Y in the base alone. The engine runs in a process of its own: this binary again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -525,6 +525,77 @@ fn packets_that_stand_for_several_pass_routers_whole() {
     }
     let counters = lab.counters();
     assert!(counters["Y"]["forwarded"] >= (4 << 20) / 1460, "each packet counts: {counters:#?}");
+}
+
+/// Sends these from `v.A` while the engine stands still, so that they wait for it in a row; a datagram is a port and its data. Gives
+/// what arrives at `v.C` by port.
+fn at_once(lab: &Lab, address: &str, datagrams: &[(u16, Vec<u8>)]) -> BTreeMap<u16, Vec<Vec<u8>>> {
+    let ports: BTreeSet<u16> = datagrams.iter().map(|(port, _)| *port).collect();
+    let listen = |port: &u16| {
+        let socket = lab.spaces.run("v.C", || UdpSocket::bind((addr(address), *port)).unwrap());
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        (*port, socket)
+    };
+    let receivers: BTreeMap<u16, UdpSocket> = ports.iter().map(listen).collect();
+    let sender = lab.spaces.run("v.A", || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let engine = Pid::from_raw(lab.engine.id().cast_signed());
+    kill(engine, Signal::SIGSTOP).unwrap();
+    for (port, data) in datagrams {
+        sender.send_to(data, (addr(address), *port)).unwrap();
+    }
+    kill(engine, Signal::SIGCONT).unwrap();
+    let mut buffer = [0; 2000];
+    let mut read = |socket: &UdpSocket| -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|len| buffer[..len].to_vec())).collect()
+    };
+    receivers.iter().map(|(port, socket)| (*port, read(socket))).collect()
+}
+
+/// Forty datagrams of two flows, of lengths that can be joined and others.
+fn forty() -> Vec<(u16, Vec<u8>)> {
+    let len = |n: u8| [500, 500, 500, 500, 500, 499, 0, 700][usize::from(n / 2 % 8)];
+    (0..40).map(|n| (7000 + u16::from(n % 2), vec![n; len(n)])).collect()
+}
+
+fn by_port(datagrams: &[(u16, Vec<u8>)]) -> BTreeMap<u16, Vec<Vec<u8>>> {
+    let mut all: BTreeMap<u16, Vec<Vec<u8>>> = BTreeMap::new();
+    datagrams.iter().for_each(|(port, data)| all.entry(*port).or_default().push(data.clone()));
+    all
+}
+
+#[test]
+fn datagrams_in_a_row_pass_as_one_and_arrive_each() {
+    if !can_run("datagrams_in_a_row_pass_as_one_and_arrive_each") {
+        return;
+    }
+    let lab = Lab::up();
+    let joins = lab.spaces.run("b.X", || sys::tun::attach_offloading("probe", false).unwrap().joins_udp);
+    for address in ["10.1.0.5", "10.2.0.3"] {
+        lab.await_ping("v.A", address, true);
+        let capture = lab.capture("b.Y");
+        let before = lab.count("Z", "delivered");
+        assert_eq!(at_once(&lab, address, &forty()), by_port(&forty()), "{address}: {:#?}", lab.counters());
+        assert_eq!(lab.count("Z", "delivered") - before, 40);
+        if joins {
+            assert_eq!(read_whole(&capture).len(), 1, "nothing to {address} is whole: {:#?}", lab.counters());
+        } else {
+            eprintln!("SKIPPED datagrams as one: the kernel knows none (Linux 6.2)");
+        }
+    }
+}
+
+/// Where something is about each packet, and a stack above.
+#[test]
+fn datagrams_in_a_row_arrive_where_they_must_be_cut() {
+    if !can_run("datagrams_in_a_row_arrive_where_they_must_be_cut") {
+        return;
+    }
+    let lab = Lab::up();
+    lab.await_ping("v.A", "10.2.0.3", true);
+    let to = Impairment { delay_us: 1000, ..Impairment::default() };
+    Client::connect(&lab.control).unwrap().impair(&lab.spaces.name("v.B"), "c", to).unwrap();
+    assert_eq!(at_once(&lab, "10.2.0.3", &forty()), by_port(&forty()), "{:#?}", lab.counters());
+    assert_eq!(lab.count("Y", "shaped"), 40, "each by itself");
 }
 
 #[test]

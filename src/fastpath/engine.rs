@@ -1,5 +1,5 @@
-//! The fast path's I/O, with the files below and beside it that open what it uses. TUN devices, raw sockets of the base nodes, netlink notifications
-//! and control requests go in; packets, counters and answers come out. It never decides about a packet:
+//! The fast path's I/O, with the files below and beside it that open what it uses. TUN devices, raw sockets of the base nodes,
+//! netlink notifications and control requests go in; packets, counters and answers come out. It never decides about a packet:
 //! [`Forwarder`] does.
 //!
 //! One thread serves all the nodes of its [`Config`] from one level-triggered epoll: each source is read up to a
@@ -8,9 +8,9 @@
 //! such as opening and closing devices and dumps of routes, is done in threads that end with it, beside the packets. A base
 //! node and everything on it depend on no other node, so a lab can be split over engines by node.
 //!
-//! TUN devices hand over TCP segments and UDP datagrams that stand for many packets (see [`crate::packet::segment`]), and
-//! these stay whole on every base node of the fast path. From the base they are read through a packet socket, which alone tells
-//! how to cut them; a raw socket of protocol 4 receives what is for another address of the node, and keeps the kernel from
+//! TUN devices hand over TCP segments and UDP datagrams that stand for many packets (see [`crate::packet::segment`]), datagrams
+//! that come singly are joined (see [`crate::packet::join`]), and all these stay whole on every base node of the fast path. From
+//! the base they are read through a packet socket, which alone tells how to cut them; a raw socket of protocol 4 receives what is for another address of the node, and keeps the kernel from
 //! answering "protocol unreachable". To the base they go through a TUN device in its namespace, single packets through a raw
 //! socket: either way the base node's own kernel routes and resolves neighbours, exactly as it does around an ipip device.
 
@@ -19,7 +19,7 @@ mod packets;
 mod probe;
 mod reload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,11 +36,12 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::config::{BaseNode, Config};
 use super::control::{self, Reply, Request};
-use super::counters::Reason;
+use super::counters::{Count, Reason};
 use super::follow::{self, Devices};
 use super::forward::Forwarder;
 use super::frame::{ETHERNET, Frame};
 use super::injector::{self, Injector, execute};
+use super::join::Joiner;
 use super::shaped;
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
@@ -50,12 +51,14 @@ use crate::netlink::monitor::{Monitor, Snapshot};
 use crate::packet::ipv4;
 use crate::shape::{Later, Nanos};
 use crate::sys::packet_socket::{self, IcmpSocket};
-use crate::sys::{limits, signals, socket, tun};
+use crate::sys::tun::{self, Offloading};
+use crate::sys::{limits, signals, socket};
 
 /// Bytes asked for the socket buffers of a base node.
 const BASE_BUFFER: usize = 16 << 20;
 /// The most bytes that a partition puts into one packet, so that headers of all layers fit in front (a stack has up to 64).
 const GSO_MAX_SIZE: u32 = 64_000;
+const _: () = assert!(GSO_MAX_SIZE as usize == crate::packet::join::LARGEST);
 /// Packets of a partition that may wait to be read. A TUN device does not slow down who sends, and drops what finds no room: TCP
 /// has up to 4 MiB on the way by default (`tcp_wmem`), which is some 1,800 segments of 1,400 bytes as the kernel counts them.
 const TUN_QUEUE: u32 = 2048;
@@ -181,7 +184,7 @@ struct Engine {
     names: Vec<String>,
     /// Namespace and device of each interface.
     places: Vec<(String, String)>,
-    tuns: Vec<OwnedFd>,
+    tuns: Vec<Offloading>,
     bases: Vec<Base>,
     followers: Vec<Follower>,
     listener: UnixListener,
@@ -192,6 +195,13 @@ struct Engine {
     pieces: Vec<Frame>,
     /// Frames to be sent, by index, and where to.
     to_send: Vec<(usize, Ipv4Addr)>,
+    /// Frames for partitions, by index, and for which interface.
+    to_write: Vec<(usize, usize, Count)>,
+    joiner: Joiner,
+    /// The base node that has an address.
+    by_addr: BTreeMap<Ipv4Addr, usize>,
+    /// Sources that probably have something to read, each once.
+    ahead: VecDeque<Source>,
     shaped: shaped::Devices,
     /// What partitions say of packets too big for them, by their index; opened when first there is something to say.
     answers: BTreeMap<usize, IcmpSocket>,
@@ -258,6 +268,10 @@ impl Engine {
             frames: (0..socket::BATCH).map(|_| Frame::new()).collect(),
             pieces: (0..socket::BATCH).map(|_| Frame::new()).collect(),
             to_send: Vec::with_capacity(socket::BATCH),
+            to_write: Vec::with_capacity(socket::BATCH),
+            joiner: Joiner::default(),
+            by_addr: by_addr(config),
+            ahead: VecDeque::with_capacity(packets::AHEAD),
             shaped: shaped::Devices::new(namespaces.clone()),
             answers: BTreeMap::new(),
             held: Later::default(),
@@ -346,25 +360,6 @@ impl Engine {
             }
         }
         Ok(self.carry_packets(ready) || any)
-    }
-
-    /// Handles the packets among the ready sources; says whether there were any.
-    fn carry_packets(&mut self, ready: &Ready) -> bool {
-        let mut any = false;
-        for source in ready.sources() {
-            match source {
-                Source::Base(node) => self.read_base(node),
-                Source::Others(node) => self.read_others(node),
-                Source::Tun(i) => self.read_tun(i),
-                Source::Shaped(i) => {
-                    self.read_shaped(i);
-                }
-                Source::Timer => self.release(),
-                Source::Routes(_) | Source::Listener | Source::Client(_) | Source::Signal => continue,
-            }
-            any = true;
-        }
-        any
     }
 
     /// Carries packets until none waits.
@@ -522,7 +517,7 @@ impl Engine {
         match request {
             Request::Counters => Reply::Counters(self.counters()),
             Request::Strands => Reply::Strands(self.strands()),
-            Request::Reload { config } => match read(&config).and_then(|new| self.reload(new)) {
+            Request::Reload { config } => match read_config(&config).and_then(|new| self.reload(new)) {
                 Ok(()) => Reply::Done,
                 Err(e) => Reply::Refused(e.to_string()),
             },
@@ -632,14 +627,14 @@ fn open_base(namespaces: &Namespaces, node: &BaseNode) -> Result<Base> {
 }
 
 /// A TUN device of a partition.
-fn open_tun(dev: &str) -> io::Result<OwnedFd> {
-    let fd = tun::attach_offloading(dev, false)?;
+fn open_tun(dev: &str) -> io::Result<Offloading> {
+    let tun = tun::attach_offloading(dev, false)?;
     let index = nix::net::if_::if_nametoindex(dev)?;
     execute([LinkRequest::set_queue(index, TUN_QUEUE, GSO_MAX_SIZE)])?;
-    Ok(fd)
+    Ok(tun)
 }
 
-fn read(config: &Path) -> Result<Config> {
+fn read_config(config: &Path) -> Result<Config> {
     let what = || format!("fast path: cannot read {}", config.display());
     let bytes = std::fs::read(config).doing(Kind::Environment, what)?;
     serde_json::from_slice(&bytes).doing(Kind::Bug, what)
@@ -650,14 +645,18 @@ fn inodes(config: &Config, namespaces: &Namespaces) -> BTreeMap<String, u64> {
     names.filter_map(|ns| Some((ns.clone(), std::fs::metadata(namespaces.path(ns)).ok()?.ino()))).collect()
 }
 
+fn by_addr(config: &Config) -> BTreeMap<Ipv4Addr, usize> {
+    config.nodes.iter().enumerate().map(|(index, node)| (node.addr, index)).collect()
+}
+
 fn places(config: &Config) -> Vec<(String, String)> {
     let place = |i: &super::config::Interface| (config.partitions[i.partition].netns.clone(), i.dev.clone());
     config.interfaces.iter().map(place).collect()
 }
 
 /// The TUN of each interface, in the order of the config, and the routes of each partition.
-fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<OwnedFd>, Vec<Follower>)> {
-    let mut tuns: BTreeMap<usize, OwnedFd> = BTreeMap::new();
+fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<Offloading>, Vec<Follower>)> {
+    let mut tuns: BTreeMap<usize, Offloading> = BTreeMap::new();
     let mut followers = Vec::new();
     for (index, partition) in config.partitions.iter().enumerate() {
         let own = config.interfaces.iter().enumerate().filter(|(_, i)| i.partition == index);
@@ -669,7 +668,7 @@ fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<Owne
     Ok((tuns.into_values().collect(), followers))
 }
 
-fn open_partition(devices: &Devices) -> Result<(Vec<(usize, OwnedFd)>, Monitor)> {
+fn open_partition(devices: &Devices) -> Result<(Vec<(usize, Offloading)>, Monitor)> {
     let mut opened = Vec::new();
     for (name, index) in devices {
         let fd = open_tun(name).doing(Kind::Kernel, || format!("fast path: cannot open TUN {name}"))?;

@@ -465,12 +465,13 @@ impl Forwarder {
     /// Whether what goes out through interface `i` must be cut first, where it stands for several packets.
     fn must_cut(&self, i: usize, frame: &Frame) -> bool {
         let room = frame.len() + 2 * ipv4::HEADER_LEN <= MAX_PACKET;
-        frame.segments().is_some_and(|segments| !(segments.is_tcp() && room && self.takes_whole(i)))
+        frame.segments().is_some() && !(room && self.takes_whole(i))
     }
 
-    /// Whether TCP segments that stand for several may go out through interface `i`: impairments, ESP, fragments and the choice of a strand
-    /// are about each packet, and a kernel's tunnel takes no other.
-    fn takes_whole(&self, i: usize) -> bool {
+    /// Whether packets that stand for several may go out through interface `i`: impairments, ESP, fragments and the choice of a
+    /// strand are about each packet, and a kernel's tunnel takes no other. Where not, none need be made for it.
+    #[must_use]
+    pub fn takes_whole(&self, i: usize) -> bool {
         let interface = &self.interfaces[i];
         let below = match interface.below {
             Below::Base { remote } => {

@@ -94,6 +94,12 @@ impl Frame {
         self.segments = segments;
     }
 
+    /// Whether it stands for several datagrams.
+    #[must_use]
+    pub fn is_datagrams(&self) -> bool {
+        self.segments.as_ref().is_some_and(|segments| !segments.is_tcp())
+    }
+
     /// How many packets this is.
     #[must_use]
     pub fn packets(&self) -> u64 {
@@ -171,6 +177,15 @@ impl Frame {
         }
         self.end = end;
         Some(&mut self.bytes[end - len..end])
+    }
+
+    /// Adds the last `len` bytes of the packet of `other`. Packets that are joined are smaller than the room behind (see
+    /// [`crate::packet::join::LARGEST`]).
+    pub fn append_end_of(&mut self, other: &Self, len: usize) {
+        let from = other.packet().len().saturating_sub(len);
+        if let Some(room) = self.extend(other.packet().len() - from) {
+            room.copy_from_slice(&other.packet()[from..]);
+        }
     }
 
     /// Takes `len` bytes off the front, or all there are.

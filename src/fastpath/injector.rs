@@ -15,7 +15,7 @@ use crate::packet::ipv4;
 use crate::sys::bpf::{self, Instruction};
 use crate::sys::tun;
 
-/// A device that takes packets, and whether these may stand for several TCP segments.
+/// A device that takes packets, and whether these may stand for several.
 #[derive(Debug)]
 pub(super) struct Injector {
     pub(super) tun: OwnedFd,
@@ -25,7 +25,7 @@ pub(super) struct Injector {
 /// In the namespace of the calling thread. The device goes away with the descriptor.
 pub(super) fn open(addr: Ipv4Addr) -> io::Result<Injector> {
     let dev = format!("fast~{:08x}", addr.to_bits());
-    let tun = tun::attach_offloading(&dev, false)?;
+    let tun = tun::attach_offloading(&dev, false)?.fd;
     // A kernel without IPv6 has nothing to announce.
     let _quiet = std::fs::write(format!("/proc/sys/net/ipv6/conf/{dev}/disable_ipv6"), "1");
     for (key, value) in [("forwarding", "1"), ("accept_local", "1"), ("rp_filter", "0")] {
@@ -57,7 +57,8 @@ const LOAD_BYTES: i32 = 26;
 const ADJUST_ROOM: i32 = 50;
 const ROOM_MAC: i32 = 1;
 const ENCAP_L3_IPV4: i32 = 1 << 1;
-const FIXED_GSO: i32 = 1 << 5;
+/// The size of the pieces stays: of datagrams it may not change.
+const FIXED_GSO: i32 = 1;
 /// Verdicts.
 const TC_ACT_OK: i32 = 0;
 const TC_ACT_SHOT: i32 = 2;

@@ -5,7 +5,7 @@
 //!
 //! [`forward`] decides, without I/O; [`fib`] is what the kernel's routes say; [`engine`] moves the packets;
 //! [`control`] reads counters, switches the strong-host rule and changes impairments; `shaped` impairs devices of the
-//! kernel; `fragments` cuts link packets and puts them together; [`spread`] and [`health`] are about links over parallel
+//! kernel; `fragments` cuts link packets and puts them together; `join` makes one packet of datagrams in a row; [`spread`] and [`health`] are about links over parallel
 //! underlays.
 
 mod answer;
@@ -20,6 +20,7 @@ mod fragments;
 pub mod frame;
 pub mod health;
 mod injector;
+mod join;
 mod protection;
 mod shaped;
 pub mod spread;

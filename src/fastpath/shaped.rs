@@ -246,7 +246,7 @@ impl Device {
 fn attach_here(what: &ShapedDevice) -> io::Result<Attachment> {
     let index = nix::net::if_::if_nametoindex(what.dev.as_str())?;
     let name = format!("shape~{index}");
-    let tap = tun::attach_offloading(&name, what.ethernet)?;
+    let tap = tun::attach_offloading(&name, what.ethernet)?.fd;
     let tap_index = nix::net::if_::if_nametoindex(name.as_str())?;
     // Else the kernel would look for routers and announce groups there, and the frames would go out of the device.
     // A kernel without IPv6 has nothing to announce.

@@ -6,6 +6,7 @@ pub mod checksum;
 pub mod esp;
 pub mod icmp;
 pub mod ipv4;
+pub mod join;
 pub mod pcapng;
 pub mod segment;
 pub mod udp;
@@ -14,6 +15,7 @@ use std::net::Ipv4Addr;
 
 pub use icmp::IcmpRepr;
 pub use ipv4::{Ecn, Ipv4Mut, Ipv4Repr, Ipv4View};
+pub use join::{Datagram, Train};
 pub use segment::{Segments, Vnet};
 pub use udp::UdpRepr;
 

@@ -153,7 +153,12 @@ pub struct Segments {
 }
 
 impl Segments {
-    fn new(transport: Transport, message: &[u8], behind: usize, size: u16) -> Result<Self, Malformed> {
+    pub(super) fn new(
+        transport: Transport,
+        message: &[u8],
+        behind: usize,
+        size: u16,
+    ) -> Result<Self, Malformed> {
         let least = match transport {
             Transport::Tcp { .. } => TCP_LEN,
             Transport::Udp => UDP_LEN,
@@ -262,13 +267,15 @@ fn fix_headers(
     }
 }
 
-fn seal(header: &mut [u8]) {
+/// Makes the checksum of an IPv4 header.
+pub(super) fn seal(header: &mut [u8]) {
     header[10..12].fill(0);
     let sum = checksum::checksum(0, header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn set_pseudo_sum(message: &mut [u8], transport: Transport, sum: u32) {
+/// Begins a checksum: the field holds the sum of the pseudo header.
+pub(super) fn set_pseudo_sum(message: &mut [u8], transport: Transport, sum: u32) {
     let at = transport.check();
     let folded = !checksum::checksum(sum, &[]);
     message[at..at + 2].copy_from_slice(&folded.to_be_bytes());

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// Longest device name, bytes (`IFNAMSIZ` less the final zero).
@@ -26,6 +26,20 @@ const TUN_F_TSO4: libc::c_int = 0x02;
 const TUN_F_TSO_ECN: libc::c_int = 0x08;
 const TUN_F_USO4: libc::c_int = 0x20;
 const TUN_F_USO6: libc::c_int = 0x40;
+
+/// A device whose packets may stand for several TCP segments.
+#[derive(Debug)]
+pub struct Offloading {
+    pub fd: OwnedFd,
+    /// Or datagrams, both ways: since Linux 6.2.
+    pub joins_udp: bool,
+}
+
+impl AsFd for Offloading {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 /// Makes a TUN device that stays when its descriptors are closed. Attaching to one that is there is no error.
 ///
@@ -67,16 +81,19 @@ pub fn attach_tap(name: &str) -> io::Result<OwnedFd> {
 }
 
 /// The same with `struct virtio_net_hdr` in front of each packet, which may stand for several and have an unfinished checksum
-/// (see [`crate::packet::segment`]); where the kernel knows how (Linux 6.2), UDP too.
+/// (see [`crate::packet::segment`]).
 ///
 /// # Errors
 /// As [`attach`].
-pub fn attach_offloading(name: &str, tap: bool) -> io::Result<OwnedFd> {
+pub fn attach_offloading(name: &str, tap: bool) -> io::Result<Offloading> {
     let kind = if tap { libc::IFF_TAP } else { libc::IFF_TUN };
     let fd = open(name, kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO_ECN;
-    set_offload(&fd, tcp | TUN_F_USO4 | TUN_F_USO6).or_else(|_| set_offload(&fd, tcp))?;
-    Ok(fd)
+    let joins_udp = set_offload(&fd, tcp | TUN_F_USO4 | TUN_F_USO6).is_ok();
+    if !joins_udp {
+        set_offload(&fd, tcp)?;
+    }
+    Ok(Offloading { fd, joins_udp })
 }
 
 fn set_offload(fd: &OwnedFd, what: libc::c_int) -> io::Result<()> {

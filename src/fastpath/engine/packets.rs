@@ -4,9 +4,10 @@
 
 use std::collections::btree_map::Entry;
 use std::io;
-use std::os::fd::AsFd;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{ETHERNET, Engine, Held, refusal};
+use super::{ETHERNET, Engine, Held, Ready, Source, refusal};
 use crate::fastpath::answer;
 use crate::fastpath::counters::{Count, Reason};
 use crate::fastpath::forward::{Input, Outcome};
@@ -15,7 +16,48 @@ use crate::packet::{Ipv4Mut, Segments, Vnet};
 use crate::sys::packet_socket::IcmpSocket;
 use crate::sys::{socket, tun};
 
+/// Sources that are read before the kernel is asked again which are ready, because packets have just been sent there: a packet
+/// crosses some base nodes, and its answer, without a wait.
+pub(super) const AHEAD: usize = 16;
+
 impl Engine {
+    /// Handles the packets among the ready sources; says whether there were any.
+    pub(super) fn carry_packets(&mut self, ready: &Ready) -> bool {
+        let mut any = false;
+        for source in ready.sources() {
+            any |= self.read(source);
+        }
+        for _ in 0..AHEAD {
+            let Some(source) = self.ahead.pop_front() else { return any };
+            self.read(source);
+        }
+        // What is left is told of again.
+        self.ahead.clear();
+        any
+    }
+
+    /// Handles what waits at one source, up to a batch; says whether it is one of packets.
+    fn read(&mut self, source: Source) -> bool {
+        match source {
+            Source::Base(node) => self.read_base(node),
+            Source::Others(node) => self.read_others(node),
+            Source::Tun(i) => self.read_tun(i),
+            Source::Shaped(i) => {
+                self.read_shaped(i);
+            }
+            Source::Timer => self.release(),
+            Source::Routes(_) | Source::Listener | Source::Client(_) | Source::Signal => return false,
+        }
+        true
+    }
+
+    /// Something has been sent to where `source` reads.
+    fn look_ahead(&mut self, source: Source) {
+        if self.ahead.len() < AHEAD && !self.ahead.contains(&source) {
+            self.ahead.push_back(source);
+        }
+    }
+
     pub(super) fn read_base(&mut self, node: usize) {
         let mut lens = [0; socket::BATCH];
         let rooms = self.frames.iter_mut().map(|frame| frame.room_behind(ETHERNET));
@@ -59,10 +101,14 @@ impl Engine {
             }
             count += 1;
         }
+        let joins = self.tuns[interface].joins_udp && self.forwarder.takes_whole(interface);
         let mut good = 0;
         for (index, vnet) in vnets[..count].iter().enumerate() {
-            good += usize::from(self.take(node, index, good, vnet, (0, Count::RxTun)));
+            let taken = self.take(node, index, good, vnet, (0, Count::RxTun))
+                && !(joins && self.joiner.offer(&mut self.frames, good, interface));
+            good += usize::from(taken);
         }
+        self.joiner.finish(&mut self.frames);
         self.finish(node, &[Input::Tun(interface); socket::BATCH][..good]);
     }
 
@@ -91,19 +137,21 @@ impl Engine {
         let mut now = self.now();
         for (index, input) in inputs.iter().enumerate() {
             match self.forwarder.handle(*input, &mut self.frames[index], now) {
-                Outcome::Send { .. } if self.frames[index].segments().is_some() => {
+                Outcome::Send { to, .. } if self.frames[index].segments().is_some() => {
                     self.send(node);
                     self.inject(node, index);
+                    self.expect_at(to);
                 }
                 Outcome::Send { to, .. } => self.to_send.push((index, to)),
-                Outcome::Deliver(interface) => self.write(index, interface, Count::Delivered),
-                Outcome::Punt(interface) => self.write(index, interface, Count::Punted),
+                Outcome::Deliver(interface) => self.deliver(index, interface),
+                Outcome::Punt(interface) => self.to_write.push((index, interface, Count::Punted)),
                 Outcome::Hold { interface, until } => {
                     let bytes = self.frames[index].packet().into();
                     self.held.push(until, Held::Packet { interface, bytes });
                 }
                 Outcome::Cut(interface) => {
                     self.send(node);
+                    self.write();
                     self.cut(node, index, interface);
                     // Its pieces had a later time, and time must not go back.
                     now = self.now();
@@ -113,23 +161,58 @@ impl Engine {
             }
         }
         self.send(node);
+        self.write();
         self.finish_copies(node);
     }
 
-    /// Gives a frame to the partition of an interface.
-    fn write(&mut self, index: usize, interface: usize, event: Count) {
-        let frame = &mut self.frames[index];
-        let packets = frame.packets();
-        let written = tun::write(self.tuns[interface].as_fd(), frame.with_vnet());
-        let counters = self.forwarder.counters(self.forwarder.node_of(interface));
-        match written {
-            Ok(()) => counters.count_many(event, packets),
-            Err(_) => counters.drop_many(Reason::TunError, packets),
+    /// A frame is for the partition of an interface; one that joins another is written with it.
+    fn deliver(&mut self, index: usize, interface: usize) {
+        let joined = self.tuns[interface].joins_udp && self.joiner.offer(&mut self.frames, index, interface);
+        if !joined {
+            self.to_write.push((index, interface, Count::Delivered));
+        }
+    }
+
+    /// Gives partitions the frames that are for them, in order.
+    fn write(&mut self) {
+        self.joiner.finish(&mut self.frames);
+        for at in 0..self.to_write.len() {
+            // Its answer comes the same way.
+            self.look_ahead(Source::Tun(self.to_write[at].1));
+        }
+        for (index, interface, event) in self.to_write.drain(..) {
+            let frame = &mut self.frames[index];
+            let packets = frame.packets();
+            let tun = self.tuns[interface].as_fd();
+            let written = if event == Count::Punted && frame.is_datagrams() {
+                write_each(tun, frame, &mut self.pieces[0])
+            } else {
+                tun::write(tun, frame.with_vnet())
+            };
+            let counters = self.forwarder.counters(self.forwarder.node_of(interface));
+            match written {
+                Ok(()) => counters.count_many(event, packets),
+                Err(_) => counters.drop_many(Reason::TunError, packets),
+            }
+        }
+    }
+
+    /// A packet has been sent to a base address.
+    fn expect_at(&mut self, to: Ipv4Addr) {
+        if let Some(node) = self.by_addr.get(&to) {
+            self.look_ahead(Source::Base(*node));
         }
     }
 
     /// Gives the base node the single packets that wait to be sent, in order.
     fn send(&mut self, node: usize) {
+        let mut before = None;
+        for at in 0..self.to_send.len() {
+            let to = self.to_send[at].1;
+            if before.replace(to) != Some(to) {
+                self.expect_at(to);
+            }
+        }
         let counters = self.forwarder.counters(node);
         let mut rest = self.to_send.as_slice();
         while !rest.is_empty() {
@@ -202,4 +285,13 @@ impl Engine {
         // As any router, it tries once.
         let _sent = socket.send(to, &message);
     }
+}
+
+/// Writes the packets that a frame stands for one by one: each may have an answer of its own.
+fn write_each(tun: BorrowedFd<'_>, frame: &Frame, piece: &mut Frame) -> io::Result<()> {
+    let packets = frame.segments().map_or(0, Segments::packets);
+    (0..packets).try_for_each(|number| {
+        piece.cut_from(frame, number).map_err(io::Error::other)?;
+        tun::write(tun, piece.with_vnet())
+    })
 }

@@ -3,13 +3,14 @@
 //! and closed, and the change itself asks nothing of the kernel but where to send events.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::{
-    Base, Engine, Follower, Held, Source, close, inodes, open_base, open_partition, open_tun, places, tun,
+    Base, Engine, Follower, Held, Source, by_addr, close, inodes, open_base, open_partition, open_tun,
+    places, tun,
 };
 use crate::error::{Context, Kind, Result};
 use crate::fastpath::Reason;
@@ -18,17 +19,18 @@ use crate::fastpath::follow::Devices;
 use crate::fastpath::forward::Moves;
 use crate::fastpath::shaped;
 use crate::netlink::monitor::Monitor;
+use crate::sys::tun::Offloading;
 
 /// What has been opened for a new configuration, by its indices there.
 #[derive(Debug, Default)]
 struct Opened {
     bases: BTreeMap<usize, Base>,
     monitors: BTreeMap<usize, Monitor>,
-    tuns: BTreeMap<usize, OwnedFd>,
+    tuns: BTreeMap<usize, Offloading>,
 }
 
 /// What the old configuration had and the new one has not.
-type LeftOver = (Vec<Option<OwnedFd>>, Vec<Option<Base>>, Vec<Option<Follower>>);
+type LeftOver = (Vec<Option<Offloading>>, Vec<Option<Base>>, Vec<Option<Follower>>);
 
 impl Engine {
     /// Goes on as `new` says.
@@ -49,6 +51,8 @@ impl Engine {
         self.answers.clear();
         self.names = new.nodes.iter().map(|n| n.name.clone()).collect();
         self.places = places(&new);
+        self.by_addr = by_addr(&new);
+        self.ahead.clear();
         self.inodes = inodes;
         let closed = self.exchange(&new, &moves, opened);
         self.tell_what_bases_take();
