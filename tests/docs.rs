@@ -21,6 +21,8 @@ use session::Done;
 /// else may.
 const NOT_RUN: &[(&str, &str)] = &[
     ("cargo install", "compiles the program anew"),
+    ("cargo build", "compiles the program anew"),
+    ("scripts/bench-", "measures, for minutes"),
     ("cargo run", "compiles the program anew"),
     ("make test", "runs this test"),
     ("sudo ", "changes the machine"),
@@ -124,15 +126,15 @@ fn difference(page: &Page, done: &Done) -> Option<String> {
         Some(0) => (),
         Some(status) => return Some(format!("{place}\n--- exit status {status}\n{}", done.printed)),
     }
-    let shown = &page.lines[done.step.shown.clone()];
-    let printed: Vec<&str> = done.printed.lines().collect();
+    let shown = page.shown(&done.step);
+    let printed: Vec<&str> = done.printed.trim_end().lines().collect();
     if shown.is_empty() || page::matches(shown, &printed) {
         return None;
     }
     Some(format!("{place}\n--- shown\n{}\n--- printed\n{}", shown.join("\n"), done.printed))
 }
 
-/// Puts what was printed in place of what is not as shown.
+/// Puts what was printed in place of what is not as shown; lines that match stay as they are shown.
 fn write(page: &Page, done: &[Done]) -> Vec<String> {
     let mut lines = page.lines.clone();
     let mut failed = Vec::new();
@@ -141,8 +143,15 @@ fn write(page: &Page, done: &[Done]) -> Vec<String> {
             failed.extend(difference(page, done));
             continue;
         }
-        let printed = done.printed.lines().map(|l| l.trim_end().to_owned());
-        lines.splice(done.step.shown.clone(), printed);
+        let shown = page.shown(&done.step);
+        let printed: Vec<&str> = done.printed.trim_end().lines().collect();
+        let as_shown = |at: usize| shown.get(at).filter(|_| shown.len() == printed.len());
+        let kept = |(at, line): (usize, &&str)| match as_shown(at) {
+            Some(shown) if page::matches(std::slice::from_ref(shown), &[*line]) => shown.clone(),
+            _ => line.trim_end().to_owned(),
+        };
+        let new: Vec<String> = printed.iter().enumerate().map(kept).collect();
+        lines.splice(done.step.shown.clone(), new);
     }
     std::fs::write(&page.name, lines.join("\n") + "\n").expect("the page is writable");
     failed

@@ -102,6 +102,13 @@ impl Page {
         Ok(steps)
     }
 
+    /// What a command prints, without blank lines at the end.
+    pub(crate) fn shown(&self, step: &Step) -> &[String] {
+        let lines = &self.lines[step.shown.clone()];
+        let end = lines.iter().rposition(|l| !l.trim().is_empty()).map_or(0, |last| last + 1);
+        &lines[..end]
+    }
+
     /// Lines that are prose, with their numbers.
     pub(crate) fn prose(&self) -> impl Iterator<Item = (usize, &str)> {
         let in_block = |at: usize| self.blocks.iter().any(|b| (b.body.start - 1..=b.body.end).contains(&at));
