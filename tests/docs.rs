@@ -29,6 +29,9 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("docker ", "needs a container engine"),
 ];
 
+/// The table of contents.
+const SUMMARY: &str = "docs/SUMMARY.md";
+
 /// Pages at work at once: most of the time they wait.
 const AT_ONCE: usize = 6;
 
@@ -160,17 +163,25 @@ fn write(page: &Page, done: &[Done]) -> Vec<String> {
 #[test]
 fn no_command_stands_outside_of_transcripts_and_nothing_slips_by_unrun() {
     let mut wrong = Vec::new();
-    let mut met = BTreeSet::new();
+    let mut met = BTreeSet::<&str>::new();
     for page in pages() {
         for block in &page.blocks {
             match block.kind() {
+                Kind::Run if block.indent > 0 => {
+                    wrong.push(format!("{}:{}: what is run is not indented", page.name, block.body.start));
+                }
                 Kind::Run => wrong.extend(page.steps(block).err()),
                 Kind::NotRun => {
                     for step in page.steps(block).unwrap_or_else(|e| panic!("{e}")) {
                         let known = NOT_RUN.iter().find(|(begins, _)| step.command.starts_with(begins));
-                        met.extend(known.map(|(begins, _)| begins));
+                        met.extend(known.map(|(begins, _)| *begins));
                         if known.is_none() {
-                            wrong.push(format!("{}:{}: can be run: {}", page.name, step.line + 1, step.command));
+                            wrong.push(format!(
+                                "{}:{}: can be run: {}",
+                                page.name,
+                                step.line + 1,
+                                step.command
+                            ));
                         }
                     }
                 }
@@ -201,7 +212,7 @@ fn links_lead_somewhere_also_in_the_book() {
     let pages: BTreeMap<String, Page> = pages().into_iter().map(|p| (p.name.clone(), p)).collect();
     let in_book = reference::book_files();
     let mut wrong = Vec::new();
-    for page in pages.values() {
+    for page in pages.values().filter(|p| p.name != SUMMARY) {
         for (at, link) in page.links() {
             if link.contains("://") || link.starts_with("mailto:") {
                 continue;
@@ -209,8 +220,11 @@ fn links_lead_somewhere_also_in_the_book() {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
             let target = if file.is_empty() { page.name.clone() } else { beside(&page.name, file) };
             let place = format!("{}:{}: {link}", page.name, at + 1);
-            if !Path::new(&target).exists() {
-                wrong.push(format!("{place}: there is no {target}"));
+            let is_page = !target.ends_with(".md") || pages.contains_key(&target) && target != SUMMARY;
+            if !Path::new(&target).is_file() {
+                wrong.push(format!("{place}: there is no file {target}"));
+            } else if !is_page {
+                wrong.push(format!("{place}: {target} is no page of the book"));
             } else if !in_book.iter().any(|top| target == *top || target.starts_with(&format!("{top}/"))) {
                 wrong.push(format!("{place}: {target} is not in the book (scripts/book)"));
             } else if !anchor.is_empty() && !pages.get(&target).is_some_and(|p| p.has_anchor(anchor)) {
@@ -237,14 +251,17 @@ fn beside(page: &str, link: &str) -> String {
 
 #[test]
 fn every_page_is_in_the_book_once() {
-    let summary = read(Path::new("docs/SUMMARY.md"));
-    let listed: Vec<String> = summary.links().iter().map(|(_, link)| beside("docs/SUMMARY.md", link)).collect();
+    let summary = read(Path::new(SUMMARY));
+    let listed: Vec<String> = summary.links().iter().map(|(_, link)| beside(SUMMARY, link)).collect();
     let mut wrong: Vec<String> = pages()
         .iter()
-        .filter(|p| p.name != "docs/SUMMARY.md" && !listed.contains(&p.name))
-        .map(|p| format!("docs/SUMMARY.md lacks {}: add a line for it, or the book has no such page", p.name))
+        .filter(|p| p.name != SUMMARY && !listed.contains(&p.name))
+        .map(|p| format!("{SUMMARY} lacks {}: add a line for it, or the book has no such page", p.name))
         .collect();
+    wrong.extend(
+        listed.iter().filter(|l| !Path::new(l).is_file()).map(|l| format!("{SUMMARY}: there is no {l}")),
+    );
     let mut seen = BTreeSet::new();
-    wrong.extend(listed.iter().filter(|l| !seen.insert(*l)).map(|l| format!("docs/SUMMARY.md has {l} twice")));
+    wrong.extend(listed.iter().filter(|l| !seen.insert(*l)).map(|l| format!("{SUMMARY} has {l} twice")));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

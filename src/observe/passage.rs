@@ -213,6 +213,7 @@ pub fn follow_live(
     }
     let before = drops(ctx);
     let captures = captures(ctx)?;
+    forget(&captures, lab.node(from).base)?;
     let (identity, rows) = listen(lab, &captures, (from, to), patience)?.ok_or_else(|| {
         let words = format!(
             "nothing that {} sent to {} was seen in {} s",
@@ -322,6 +323,18 @@ impl Identity {
     fn is(&self, other: &Self) -> bool {
         Self { ttl: 0, ..self.clone() } == Self { ttl: 0, ..other.clone() }
     }
+}
+
+/// Forgets what was seen before all captures were open, for not all of its way was: a packet that is under way is not to look
+/// lost. The base node that sends comes last, so that what it sends from then on is still to come everywhere else.
+fn forget(captures: &Taps, start: NodeId) -> Result<()> {
+    let mut order: Vec<&Capture> = captures.iter().filter(|(n, ..)| *n != start).map(|(_, c, _)| c).collect();
+    order.extend(captures.iter().filter(|(n, ..)| *n == start).map(|(_, c, _)| c));
+    let mut buffer = vec![0; 65_536];
+    for capture in order {
+        while capture.recv(&mut buffer).doing(Kind::Kernel, || "cannot read a capture".into())?.is_some() {}
+    }
+    Ok(())
 }
 
 /// Waits for a packet from one node to the other; what it is, and where it was seen until it had crossed the last wire or

@@ -10,6 +10,8 @@ pub(crate) const ANYTHING: char = '…';
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) info: String,
+    /// Spaces before the fences: a block in a list has some.
+    pub(crate) indent: usize,
     pub(crate) body: Range<usize>,
 }
 
@@ -58,19 +60,19 @@ impl Page {
     pub(crate) fn new(name: &str, text: &str) -> Result<Self, String> {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let mut blocks = Vec::new();
-        let mut open: Option<(String, usize)> = None;
+        let mut open: Option<(String, usize, usize)> = None;
         for (at, line) in lines.iter().enumerate() {
             let Some(info) = line.trim_start().strip_prefix("```") else { continue };
             open = match open {
-                Some((info, start)) => {
-                    blocks.push(Block { info, body: start..at });
+                Some((info, indent, start)) => {
+                    blocks.push(Block { info, indent, body: start..at });
                     None
                 }
-                None => Some((info.trim().to_owned(), at + 1)),
+                None => Some((info.trim().to_owned(), line.len() - line.trim_start().len(), at + 1)),
             };
         }
         match open {
-            Some((_, start)) => Err(format!("{name}:{start}: this block has no end")),
+            Some((.., start)) => Err(format!("{name}:{start}: this block has no end")),
             None => Ok(Self { name: name.to_owned(), lines, blocks }),
         }
     }
@@ -83,7 +85,7 @@ impl Page {
     pub(crate) fn steps(&self, block: &Block) -> Result<Vec<Step>, String> {
         let mut steps: Vec<Step> = Vec::new();
         for at in block.body.clone() {
-            let line = &self.lines[at];
+            let line = self.lines[at].get(block.indent..).unwrap_or_default();
             if let Some(command) = line.strip_prefix("$ ") {
                 steps.push(Step { line: at, command: command.to_owned(), shown: at + 1..at + 1 });
                 continue;
@@ -130,9 +132,7 @@ impl Page {
     }
 
     pub(crate) fn headings(&self) -> impl Iterator<Item = &str> {
-        self.prose()
-            .filter(|(_, l)| l.starts_with('#'))
-            .map(|(_, l)| l.trim_start_matches('#').trim())
+        self.prose().filter(|(_, l)| l.starts_with('#')).map(|(_, l)| l.trim_start_matches('#').trim())
     }
 
     /// Whether a heading has this anchor.

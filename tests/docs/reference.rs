@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -24,7 +25,8 @@ pub(crate) fn book_files() -> Vec<String> {
 
 fn help(words: &[&str]) -> String {
     let mut command = common::vilab();
-    command.args(words).arg("--help");
+    // As wide as where there is no terminal.
+    command.args(words).arg("--help").stdin(Stdio::null()).env_remove("COLUMNS");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("VILAB_")) {
         command.env_remove(name);
     }
@@ -35,8 +37,9 @@ fn help(words: &[&str]) -> String {
 fn commands() -> Vec<String> {
     let help = help(&[]);
     let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
-    let names = list.lines().filter_map(|l| l.strip_prefix("  ")?.split_whitespace().next());
-    names.filter(|name| *name != "help").map(str::to_owned).collect()
+    let word =
+        |line: &str| line.strip_prefix("  ")?.split(' ').next().filter(|w| !w.is_empty()).map(str::to_owned);
+    list.lines().filter_map(word).filter(|name| name != "help").collect()
 }
 
 #[test]
@@ -193,11 +196,16 @@ fn every_schema_is_documented() {
     let page = page("docs/json.md");
     let is_schema = |text: &String| {
         let version = text.strip_prefix("vilab.").and_then(|rest| rest.split_once('/'));
-        version.is_some_and(|(name, n)| name.chars().all(|c| c.is_ascii_lowercase()) && n.parse::<u32>().is_ok())
+        version
+            .is_some_and(|(name, n)| name.chars().all(|c| c.is_ascii_lowercase()) && n.parse::<u32>().is_ok())
     };
     // What a lab keeps of itself is for nobody else.
-    let schemas: BTreeSet<String> =
-        sources().iter().flat_map(|s| literals(s)).filter(is_schema).filter(|s| s != "vilab.state/1").collect();
+    let schemas: BTreeSet<String> = sources()
+        .iter()
+        .flat_map(|s| literals(s))
+        .filter(is_schema)
+        .filter(|s| s != "vilab.state/1")
+        .collect();
     assert!(schemas.len() > 10, "{schemas:?}");
     let missing: Vec<_> =
         schemas.iter().filter(|s| !page.headings().any(|h| h.contains(&format!("`{s}`")))).collect();
@@ -234,7 +242,8 @@ fn fields_of_json_are_documented() {
             continue;
         }
         let output = bench.command(words).arg("--json").output().expect("it runs");
-        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}"));
+        let value: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}"));
         let schema = value["schema"].as_str().expect("a schema");
         let documented = documented(&page, schema);
         let (mut found, mut open) = (BTreeSet::new(), BTreeSet::new());
@@ -243,10 +252,16 @@ fn fields_of_json_are_documented() {
         open.extend(documented.iter().filter_map(|(field, _)| field.strip_suffix(".*")));
         let covered = |path: &String| {
             documented.iter().any(|(field, _)| field == path)
-                || open.iter().any(|o| path.strip_prefix(o).is_some_and(|r| r.is_empty() || r.starts_with(['.', '['])))
+                || open
+                    .iter()
+                    .any(|o| path.strip_prefix(o).is_some_and(|r| r.is_empty() || r.starts_with(['.', '['])))
         };
-        wrong.extend(found.iter().filter(|p| *p != "schema" && !covered(p)).map(|p| format!("{schema} has {p}")));
-        let gone = documented.iter().filter(|(field, optional)| !optional && !found.contains(field.trim_end_matches(".*")));
+        wrong.extend(
+            found.iter().filter(|p| *p != "schema" && !covered(p)).map(|p| format!("{schema} has {p}")),
+        );
+        let gone = documented
+            .iter()
+            .filter(|(field, optional)| !optional && !found.contains(field.trim_end_matches(".*")));
         wrong.extend(gone.map(|(field, _)| format!("{schema} has no {field}")));
         if std::env::var_os("VILAB_BLESS").is_some() {
             println!("{schema} {}: {found:#?}", words.join(" "));
