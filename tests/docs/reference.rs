@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::common;
 use crate::page::Page;
 
+/// The page of the command line.
+pub(crate) const CLI: &str = "docs/cli.md";
+
 fn page(path: &str) -> Page {
     let text = std::fs::read_to_string(path).expect("a page");
     Page::new(path, &text).unwrap_or_else(|e| panic!("{e}"))
@@ -44,8 +47,7 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn the_command_line_is_what_help_says() {
-    let path = "docs/cli.md";
-    let old = std::fs::read_to_string(path).expect("the page");
+    let old = std::fs::read_to_string(CLI).expect("the page");
     let begin = "<!-- from here on: vilab --help -->\n";
     let head = old.split(begin).next().expect("a head");
     let mut text = format!("{head}{begin}\n## `vilab`\n\n```text\n{}```\n", help(&[]));
@@ -53,10 +55,10 @@ fn the_command_line_is_what_help_says() {
         write!(text, "\n## `vilab {name}`\n\n```text\n{}```\n", help(&[&name])).expect("text");
     }
     if std::env::var_os("VILAB_BLESS").is_some() {
-        std::fs::write(path, &text).expect("the page is writable");
+        std::fs::write(CLI, &text).expect("the page is writable");
         return;
     }
-    assert!(old == text, "{path} is not what --help says: VILAB_BLESS=1 writes it");
+    assert!(old == text, "{CLI} is not what --help says: VILAB_BLESS=1 writes it");
 }
 
 #[test]
