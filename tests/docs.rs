@@ -97,7 +97,7 @@ fn runs(page: &Page) -> bool {
     let missing: Vec<&str> = page.needs().filter(|need| !has(need)).collect();
     assert!(missing.is_empty() || !required, "{} needs {missing:?}", page.name);
     if !missing.is_empty() {
-        println!("SKIPPED: {} needs {missing:?}", page.name);
+        eprintln!("SKIPPED: {} needs {missing:?}", page.name);
     }
     missing.is_empty() && page.blocks.iter().any(|b| b.kind() == Kind::Run)
 }
@@ -117,7 +117,7 @@ fn judge(page: &Page) -> Vec<String> {
         Ok(done) => done,
         Err(e) => return vec![e],
     };
-    println!("{}: {} commands, {:.1} s", page.name, done.len(), started.elapsed().as_secs_f64());
+    eprintln!("{}: {} commands, {:.1} s", page.name, done.len(), started.elapsed().as_secs_f64());
     if bless() {
         return write(page, &done);
     }
