@@ -307,6 +307,25 @@ fn traffic_of_the_nodes_own_is_followed_live() {
     }
 }
 
+/// Where a base node is visited several times, a packet that has come there for another node is not at its end; and one that was
+/// under way when the captures were opened is not followed.
+#[test]
+fn a_live_packet_is_followed_through_all_visits() {
+    for dataplane in common::dataplanes() {
+        let name = format!("trace-visits-{dataplane}");
+        let up = common::Up::lab(&name, "figure-11-revisitation.yaml", dataplane);
+        let mut ping = common::vilab();
+        ping.args(["exec", "-l", up.name(), "A", "--", "ping", "-i", "0.01", "F"]);
+        let mut ping = ping.stdout(std::process::Stdio::null()).spawn().expect("ping starts");
+        let found: Vec<_> = (0..5).map(|_| trace(up.name(), &["--live", "--for", "20s", "A", "F"])).collect();
+        ping.kill().expect("it ends");
+        ping.wait().expect("it has ended");
+        for (status, found) in found {
+            assert_eq!((status, found["hops"].as_array().map(Vec::len)), (Some(0), Some(5)), "{found:#}");
+        }
+    }
+}
+
 fn refusals(name: &str) {
     for (arguments, what) in [
         (vec!["high/a", "low/m"], "high/a and low/m are in different networks"),

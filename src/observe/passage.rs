@@ -213,6 +213,7 @@ pub fn follow_live(
     }
     let before = drops(ctx);
     let captures = captures(ctx)?;
+    forget(&captures, lab.node(from).base)?;
     let (identity, rows) = listen(lab, &captures, (from, to), patience)?.ok_or_else(|| {
         let words = format!(
             "nothing that {} sent to {} was seen in {} s",
@@ -324,6 +325,18 @@ impl Identity {
     }
 }
 
+/// Forgets what was seen before all captures were open, for not all of its way was: a packet that is under way is not to look
+/// lost. The base node that sends comes last, so that what it sends from then on is still to come everywhere else.
+fn forget(captures: &Taps, start: NodeId) -> Result<()> {
+    let mut order: Vec<&Capture> = captures.iter().filter(|(n, ..)| *n != start).map(|(_, c, _)| c).collect();
+    order.extend(captures.iter().filter(|(n, ..)| *n == start).map(|(_, c, _)| c));
+    let mut buffer = vec![0; 65_536];
+    for capture in order {
+        while capture.recv(&mut buffer).doing(Kind::Kernel, || "cannot read a capture".into())?.is_some() {}
+    }
+    Ok(())
+}
+
 /// Waits for a packet from one node to the other; what it is, and where it was seen until it had crossed the last wire or
 /// the time was over.
 fn listen(
@@ -367,7 +380,7 @@ fn listen(
             }
         }
         let there = rows.get(&lab.node(to).base).is_some_and(|r| !r[1].is_empty());
-        if Instant::now() >= until || (there && is_through(lab, lab.node(to).base, start, &rows)) {
+        if Instant::now() >= until || (there && is_through(lab, to, start, &rows)) {
             return Ok(found.map(|found| (found, rows)));
         }
         let mut fds: Vec<PollFd<'_>> =
@@ -380,11 +393,19 @@ fn listen(
     }
 }
 
-/// Whether the last node of the way has it, and does not send it on.
+/// Whether node `to` has it, which comes to the base node of `to` for that node and not for another on the way.
 fn is_through(lab: &Lab, to: NodeId, from: NodeId, rows: &Rows) -> bool {
     let crossings = in_order(lab, from, rows.clone());
     let sent: usize = rows.values().map(|r| r[0].len()).sum();
-    crossings.len() == sent && crossings.last().is_some_and(|c| c.received && lab.peer(c.row.end).node == to)
+    let base = lab.node(to).base;
+    let last = crossings.last().filter(|c| c.received && lab.peer(c.row.end).node == base);
+    crossings.len() == sent && last.is_some_and(|c| ends_at(lab, to, &c.row.headers))
+}
+
+/// Whether the link header, where there is one, is for an end of `to`.
+fn ends_at(lab: &Lab, to: NodeId, headers: &[Ipv4Repr]) -> bool {
+    let [.., link, _] = headers else { return true };
+    lab.node(to).ends.iter().any(|end| lab.link(end.link).link_addrs(end.side).any(|a| a == link.dst))
 }
 
 type Taps = Vec<(NodeId, Capture, BTreeMap<usize, EndId>)>;
