@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use vilab::model::Lab;
 use vilab::observe;
 use vilab::packet;
 
@@ -221,7 +222,10 @@ fn a_whole_lab_has_the_rows_of_figure_11_in_order() {
         ping(&up, &["A", "ping", "-c1", "F"]);
         let running = up.running();
         let lab = &running.state().lab;
-        let (found, said) = capture.interrupt_and(tshark_agrees);
+        let (found, said) = capture.interrupt_and(|file| {
+            tshark_agrees(file);
+            tshark_finds_the_rows(file, lab);
+        });
         assert_eq!(said, "", "quiet in a pipe");
         for name in ["X:e-Y@base", "Y:e-X@base", "A:v-B@line", "F:v-E@line"] {
             assert!(
@@ -264,6 +268,38 @@ fn tshark_agrees(file: &Path) {
         assert!(delta.parse::<f64>().unwrap() >= 0.0 && malformed.is_empty(), "{line}");
         assert!(["0x00000001", "0x00000002", "1", "2"].contains(&direction), "{line}");
     }
+}
+
+/// Figure 11 as tshark's fields have it: each device of Y, which says node and layer, with the three headers of the packet.
+fn tshark_finds_the_rows(file: &Path, lab: &Lab) {
+    let mut tshark = Command::new("tshark");
+    tshark.args(["-nr", &file.to_string_lossy(), "-Y", "icmp.type == 8", "-T", "fields"]);
+    let fields = ["frame.interface_name", "frame.packet_flags_direction", "ip.src", "ip.dst"];
+    let Ok(said) = tshark.args(fields.iter().flat_map(|field| ["-e", field])).output() else {
+        println!("SKIPPED: no tshark");
+        return;
+    };
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let addresses = |list: &str| -> Vec<Ipv4Addr> { list.split(',').map(|a| a.parse().unwrap()).collect() };
+    let row = |line: &str| {
+        let [device, direction, src, dst] = line.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let pairs: Vec<_> = addresses(src).into_iter().zip(addresses(dst)).collect();
+        // Of the flags of pcapng, 2 is "sent".
+        (device.to_owned(), direction.ends_with('2'), observe::layers(lab, lab.networks[1].id, &pairs))
+    };
+    let rows: Vec<_> = text
+        .lines()
+        .map(row)
+        .filter(|(device, _, layers)| {
+            device.starts_with("Y:") && device.ends_with("@base") && layers.len() == 3
+        })
+        .filter(|(.., layers)| layers[2] == "net A -> F")
+        .collect();
+    let wanted = ROWS.map(|(device, sent, row)| (device.to_owned(), sent, row.map(str::to_owned).to_vec()));
+    assert_eq!(rows, wanted, "{text}");
 }
 
 const TWO: &str = "

@@ -12,11 +12,16 @@ use vilab::model::Lab;
 use vilab::routing::Rib;
 
 /// The figures of the paper: the lab, and the VIs to draw; all of them where none is named.
-const FIGURES: [(&str, &str, &[&str]); 6] = [
+const FIGURES: [(&str, &str, &[&str]); 11] = [
     ("figure-01", "figure-01-multiple-vis", &[]),
+    ("figure-02", "figure-02-users-view", &[]),
     ("figure-03", "figure-03-04-mapping", &["star"]),
     ("figure-04", "figure-03-04-mapping", &["ring"]),
+    ("figure-05", "figure-05-internal-host", &[]),
+    ("figure-06", "figure-06-strong-weak", &[]),
+    ("figure-07", "figure-07-headers", &[]),
     ("figure-08", "figure-08-recursion", &[]),
+    ("figure-09", "figure-09-header", &[]),
     ("figure-10", "figure-10-stacked", &[]),
     ("figure-11", "figure-11-revisitation", &[]),
 ];

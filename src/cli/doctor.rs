@@ -7,7 +7,7 @@ use super::table::table;
 use super::{DONE, machine, output};
 use crate::error::Result;
 use crate::lab;
-use crate::observe::doctor::{self, Finding};
+use crate::observe::doctor::{self, Facts, Finding};
 use crate::observe::nesting::Nesting;
 
 /// The exit code of an environment that carries no labs.
@@ -24,7 +24,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<u8> {
     let machine = machine::machine();
     let nesting = measured(machine.as_ref().is_ok_and(|m| m.ipip));
-    let findings = doctor::findings(&machine, nesting);
+    let findings = doctor::findings(&machine, &Facts::gather(), nesting);
     let cleared = lab::clear()?;
     let carries = doctor::carries_labs(&machine);
     if args.json {
@@ -47,18 +47,22 @@ fn measured(has_ipip: bool) -> Option<Nesting> {
 }
 
 fn print(findings: &[Finding], cleared: &[String]) {
-    let rows: Vec<Vec<String>> = findings.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = findings.iter().flat_map(rows).collect();
     table(&["", "", "", "to get it"], &rows).iter().skip(1).for_each(|line| output::line(line));
     for name in cleared {
         output::line(&format!("removed what the dead lab {name} had left"));
     }
 }
 
-fn row(finding: &Finding) -> Vec<String> {
+/// A finding, and under it what else would mend it.
+fn rows(finding: &Finding) -> Vec<Vec<String>> {
     let (mark, fix) = match (finding.ok, &finding.fix) {
         (true, _) => ("yes", String::new()),
         (false, Some(fix)) => ("no", format!("to get it: {fix}")),
         (false, None) => ("no", String::new()),
     };
-    vec![mark.to_owned(), finding.name.to_owned(), finding.detail.clone(), fix]
+    let first = vec![mark.to_owned(), finding.name.to_owned(), finding.detail.clone(), fix];
+    let others =
+        finding.or.iter().map(|or| vec![String::new(), String::new(), String::new(), format!("or: {or}")]);
+    std::iter::once(first).chain(others).collect()
 }

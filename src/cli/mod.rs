@@ -38,6 +38,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::{Error, Kind, Result};
+use crate::process;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -126,6 +127,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     report_bugs();
+    process::complete_path();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

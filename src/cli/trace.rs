@@ -7,17 +7,19 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{DONE, FAILED, measure, node, output};
+use crate::capture::{Filter, WHOLE};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::graph::{self, HeaderBox, StackRow};
 use crate::lab::Running;
 use crate::lab::control::Status;
 use crate::lab::course::State;
 use crate::model::Lab;
-use crate::observe::{self, Cause, CauseKind, HeaderSeen, Passing, Stack, Trace};
+use crate::observe::{self, Cause, CauseKind, HeaderSeen, Live, Passing, Stack, Trace};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  vilab trace blue/a c\n  vilab trace --size 1460 blue/a c\n  vilab trace -l first blue/a c --json"
+    after_help = "Examples:\n  vilab trace blue/a c\n  vilab trace --size 1460 blue/a c\n  vilab trace -l first blue/a c --json\n  \
+                  vilab trace --live --filter 'tcp port 80' blue/a c"
 )]
 pub(super) struct Args {
     /// The lab; may be left out when only one is up
@@ -33,6 +35,9 @@ pub(super) struct Args {
     /// Follow a packet that the first node sends to the second by itself, instead of a probe
     #[arg(long, conflicts_with = "size")]
     live: bool,
+    /// Of these packets follow the first that passes this, in tcpdump's words, such as 'tcp port 80'
+    #[arg(short, long, value_name = "EXPRESSION", requires = "live")]
+    filter: Option<String>,
     /// How long --live waits for one, such as 30s
     #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = super::wait::time)]
     patience: Duration,
@@ -60,10 +65,12 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         let title = format!("{} and {} are in different networks", lab.full_name(from), lab.full_name(to));
         return Err(Error::usage(title).hint("no gateway joins them: neither knows the other"));
     }
+    let filter = args.filter.as_ref().map(|text| Filter::compile(text, WHOLE)).transpose()?;
+    let live = Live { patience: args.patience, filter };
     running.join()?;
     let faults = running.faults()?;
     let mut trace = measure::with_context(&running, |context| match args.live {
-        true => observe::follow_live(context, &faults, from, to, args.patience),
+        true => observe::follow_live(context, &faults, from, to, &live),
         false => observe::follow(context, &faults, from, to, args.size),
     })?;
     if !trace.is_as_computed() || !trace.arrived {
@@ -83,7 +90,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
 }
 
 /// What the lab needs and what does not run: the engine, routing daemons, the adapter.
-fn services(lab: &Lab, all: &[Status]) -> Vec<Cause> {
+pub(super) fn services(lab: &Lab, all: &[Status]) -> Vec<Cause> {
     let apps: Vec<&str> = lab.apps.iter().map(|app| app.name.as_str()).collect();
     let down = |s: &&Status| !apps.contains(&s.name.as_str()) && s.state != State::Running;
     all.iter()
@@ -160,6 +167,17 @@ fn header(header: &HeaderSeen, bytes: bool) -> String {
     format!("{} ttl {}{esp}{bytes}", header.words, header.ttl)
 }
 
+/// What a trace has found that explains why packets between its nodes are lost, in lines; nothing where all is as computed.
+pub(super) fn explanation(trace: &Trace) -> Vec<String> {
+    if trace.is_as_computed() && trace.arrived == trace.arrives {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("a probe from {} to {}:", trace.from, trace.to)];
+    lines.extend(difference(trace));
+    lines.extend(trace.causes.iter().map(|c| format!("  at {}: {}", c.at, c.what)));
+    lines
+}
+
 /// The rows of the picture.
 fn rows(trace: &Trace) -> Vec<StackRow> {
     let row = |hop: &Passing| {
@@ -198,24 +216,8 @@ fn verdict(trace: &Trace) -> Vec<String> {
     if trace.ways > 1 {
         lines.push(format!("it took one of {} ways of equal cost", trace.ways));
     }
-    if let Some(hop) = trace.difference {
-        lines.push(match trace.hops.get(hop - 1).map(|h| (&h.computed, &h.captured)) {
-            Some((Some(c), None)) => format!(
-                "it differs from what is computed at hop {hop}: it was not sent from {} to {}",
-                c.from, c.to
-            ),
-            Some((Some(c), Some(s))) if !s.received => {
-                format!("it differs from what is computed at hop {hop}: lost between {} and {}", c.from, c.to)
-            }
-            Some((None, Some(s))) => format!(
-                "it differs from what is computed at hop {hop}: it goes on from {} to {}",
-                s.from, s.to
-            ),
-            Some(_) => format!("it differs from what is computed at hop {hop}"),
-            None if trace.arrives => "it differs from what is computed after the last hop".to_owned(),
-            None => "it must not have arrived".to_owned(),
-        });
-    } else if trace.is_as_computed() {
+    lines.extend(difference(trace));
+    if trace.is_as_computed() {
         lines.push("all is as computed".to_owned());
     }
     lines.extend(trace.causes.iter().map(|c| format!("  at {}: {}", c.at, c.what)));
@@ -226,4 +228,22 @@ fn verdict(trace: &Trace) -> Vec<String> {
         );
     }
     lines
+}
+
+/// Where a trace first differs from what is computed.
+fn difference(trace: &Trace) -> Option<String> {
+    const DIFFERS: &str = "it differs from what is computed";
+    let hop = trace.difference?;
+    Some(match trace.hops.get(hop - 1).map(|h| (&h.computed, &h.captured)) {
+        Some((Some(c), None)) => {
+            format!("{DIFFERS} at hop {hop}: it was not sent from {} to {}", c.from, c.to)
+        }
+        Some((Some(c), Some(s))) if !s.received => {
+            format!("{DIFFERS} at hop {hop}: lost between {} and {}", c.from, c.to)
+        }
+        Some((None, Some(s))) => format!("{DIFFERS} at hop {hop}: it goes on from {} to {}", s.from, s.to),
+        Some(_) => format!("{DIFFERS} at hop {hop}"),
+        None if trace.arrives => format!("{DIFFERS} after the last hop"),
+        None => "it must not have arrived".to_owned(),
+    })
 }

@@ -21,7 +21,7 @@ use super::wait::TimeoutArg;
 use super::{DONE, machine, measure, output};
 use crate::apply::{Progress, Timings};
 use crate::error::{Context, Error, Kind, Result};
-use crate::lab::{self, Job, Message, Starting};
+use crate::lab::{self, Job, Message, Starting, permission};
 use crate::model::{DataplaneChoice, Lab, NodeId};
 use crate::plan::Plan;
 use crate::routing::Rib;
@@ -105,7 +105,7 @@ pub(super) fn plan(lab: &Lab) -> Result<Plan> {
         let rib = Rib::compute(lab);
         (rib, machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    crate::plan::build(lab, &rib, &machine?)
+    machine::plan(lab, &rib, &machine?)
 }
 
 /// How a lab's coming up ended, if not with an error.
@@ -127,7 +127,8 @@ pub(super) fn come_up(job: &Job, signals: &SignalFd, show: &mut dyn FnMut(&Progr
         }
         Err(e) => {
             starting.abandon();
-            Err(e)
+            // Asked here, outside the lab's user namespace, which has limits of its own.
+            Err(permission::explained_by_limit(e))
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{DONE, measure, output, up};
-use crate::error::Result;
+use super::{DONE, measure, output, trace, up};
+use crate::error::{Error, Result};
 use crate::lab::Running;
 use crate::observe::{self, Converged};
 use crate::spec;
@@ -35,6 +35,13 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     spec::duration(text).ok_or_else(|| "it must be a time such as 30s or 500ms".to_owned())
 }
 
+/// Routes are not as computed where what makes them does not run.
+fn with_services(lab: &Running, error: Error) -> Error {
+    let services = lab.init().and_then(|mut init| init.services()).unwrap_or_default();
+    let causes = trace::services(&lab.state().lab, &services);
+    causes.iter().map(|cause| format!("at {}: {}", cause.at, cause.what)).fold(error, Error::because)
+}
+
 pub(super) fn run(args: &Args) -> Result<u8> {
     let lab = Running::open_or_only(args.lab.as_deref())?;
     lab.join()?;
@@ -42,7 +49,8 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     let converged = measure::with_context(&lab, |context| {
         let patience = args.timeout.timeout.unwrap_or_else(|| observe::patience(context.lab));
         observe::converge(context, &faults, patience, &mut |_, _| ())
-    })?;
+    });
+    let converged = converged.map_err(|e| with_services(&lab, e))?;
     let row = |c: &Converged| (lab.state().lab.net(c.net).name.clone(), c.after.as_secs_f64() * 1000.0);
     let rows: Vec<(String, f64)> = converged.iter().map(row).collect();
     if args.json {

@@ -10,12 +10,13 @@
 //! "done"
 //! ```
 //!
-//! `strands` tells how the strands of links over parallel underlays are.
+//! `strands` tells how the strands of links over parallel underlays are, `accepted` what the strong-host rules take.
 //! `reload` changes to another [`super::Config`] while packets flow; it names the file that holds it.
 //! `shape` does to a device of the kernel, a [`ShapedDevice`], what `impair` does to an interface of the fast path.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +31,10 @@ use crate::model::Impairment;
 
 /// Counters by base node name, then by counter name.
 pub type AllCounters = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Link addresses that come by a base tunnel, each with the base address at its other end, by base node name; nodes whose
+/// strong-host rule is off are left out.
+pub type AllAccepted = BTreeMap<String, BTreeMap<Ipv4Addr, Ipv4Addr>>;
 
 /// The strands of one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +53,8 @@ pub enum Request {
     Counters,
     /// How the strands of all interfaces are.
     Strands,
+    /// What the strong-host rules accept.
+    Accepted,
     StrongHost {
         node: String,
         on: bool,
@@ -69,6 +76,7 @@ pub enum Request {
 pub enum Reply {
     Counters(AllCounters),
     Strands(Vec<InterfaceStrands>),
+    Accepted(AllAccepted),
     Done,
     /// The request was not carried out; why.
     Refused(String),
@@ -109,7 +117,9 @@ impl Client {
     pub fn counters(&mut self) -> Result<AllCounters> {
         match self.ask(&Request::Counters)? {
             Reply::Counters(counters) => Ok(counters),
-            other @ (Reply::Strands(_) | Reply::Done | Reply::Refused(_)) => Err(refused(&other)),
+            other @ (Reply::Strands(_) | Reply::Accepted(_) | Reply::Done | Reply::Refused(_)) => {
+                Err(refused(&other))
+            }
         }
     }
 
@@ -120,7 +130,22 @@ impl Client {
     pub fn strands(&mut self) -> Result<Vec<InterfaceStrands>> {
         match self.ask(&Request::Strands)? {
             Reply::Strands(strands) => Ok(strands),
-            other @ (Reply::Counters(_) | Reply::Done | Reply::Refused(_)) => Err(refused(&other)),
+            other @ (Reply::Counters(_) | Reply::Accepted(_) | Reply::Done | Reply::Refused(_)) => {
+                Err(refused(&other))
+            }
+        }
+    }
+
+    /// What the strong-host rules of all base nodes accept.
+    ///
+    /// # Errors
+    /// If the engine does not answer.
+    pub fn accepted(&mut self) -> Result<AllAccepted> {
+        match self.ask(&Request::Accepted)? {
+            Reply::Accepted(accepted) => Ok(accepted),
+            other @ (Reply::Counters(_) | Reply::Strands(_) | Reply::Done | Reply::Refused(_)) => {
+                Err(refused(&other))
+            }
         }
     }
 
@@ -151,7 +176,9 @@ impl Client {
     fn order(&mut self, request: &Request) -> Result<()> {
         match self.ask(request)? {
             Reply::Done => Ok(()),
-            other @ (Reply::Counters(_) | Reply::Strands(_) | Reply::Refused(_)) => Err(refused(&other)),
+            other @ (Reply::Counters(_) | Reply::Strands(_) | Reply::Accepted(_) | Reply::Refused(_)) => {
+                Err(refused(&other))
+            }
         }
     }
 
@@ -162,7 +189,9 @@ impl Client {
     pub fn reload(&mut self, config: &Path) -> Result<()> {
         match self.ask(&Request::Reload { config: config.to_owned() })? {
             Reply::Done => Ok(()),
-            other @ (Reply::Counters(_) | Reply::Strands(_) | Reply::Refused(_)) => Err(refused(&other)),
+            other @ (Reply::Counters(_) | Reply::Strands(_) | Reply::Accepted(_) | Reply::Refused(_)) => {
+                Err(refused(&other))
+            }
         }
     }
 
@@ -183,7 +212,9 @@ impl Client {
 fn refused(reply: &Reply) -> Error {
     let why = match reply {
         Reply::Refused(why) => why.clone(),
-        Reply::Counters(_) | Reply::Strands(_) | Reply::Done => "an answer to another question".to_owned(),
+        Reply::Counters(_) | Reply::Strands(_) | Reply::Accepted(_) | Reply::Done => {
+            "an answer to another question".to_owned()
+        }
     };
     Error::usage("the dataplane refused").because(why)
 }

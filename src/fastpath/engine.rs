@@ -517,6 +517,7 @@ impl Engine {
         match request {
             Request::Counters => Reply::Counters(self.counters()),
             Request::Strands => Reply::Strands(self.strands()),
+            Request::Accepted => Reply::Accepted(self.accepted()),
             Request::Reload { config } => match read_config(&config).and_then(|new| self.reload(new)) {
                 Ok(()) => Reply::Done,
                 Err(e) => Reply::Refused(e.to_string()),
@@ -534,6 +535,12 @@ impl Engine {
                 None => Reply::Refused(format!("no base node {node}")),
             },
         }
+    }
+
+    fn accepted(&self) -> control::AllAccepted {
+        let names = self.names.iter().enumerate();
+        let of = |(index, name): (usize, &String)| Some((name.clone(), self.forwarder.accepted(index)?));
+        names.filter_map(of).collect()
     }
 
     fn counters(&mut self) -> control::AllCounters {

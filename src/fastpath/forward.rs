@@ -273,6 +273,15 @@ impl Forwarder {
         self.nodes[node].strong_host = on;
     }
 
+    /// The link addresses of a node that come by a base tunnel, each with the base address at its other end; `None` while
+    /// its strong-host rule is off.
+    #[must_use]
+    pub fn accepted(&self, node: usize) -> Option<BTreeMap<Ipv4Addr, Ipv4Addr>> {
+        let Node { strong_host, link_addrs, .. } = &self.nodes[node];
+        let tunnelled = || link_addrs.iter().filter_map(|(addr, from)| Some((*addr, (*from)?)));
+        strong_host.then(|| tunnelled().collect())
+    }
+
     /// Whether packets that stand for several may go to the base as they are.
     pub fn set_sends_whole(&mut self, node: usize, yes: bool) {
         self.nodes[node].sends_whole = yes;

@@ -30,6 +30,7 @@ pub mod message;
 pub mod mounts;
 pub mod namespaces;
 pub mod owner;
+pub mod permission;
 mod ready;
 mod reconfigure;
 pub mod recursion;

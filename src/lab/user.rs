@@ -6,6 +6,7 @@ use std::fs;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid};
 
+use super::permission::{self, Settings};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Bit of CAP_SYS_ADMIN in `CapEff` (linux/capability.h).
@@ -40,38 +41,15 @@ pub fn is_only_one() -> bool {
 
 fn refused(e: &dyn std::fmt::Display) -> Error {
     let error = Error::environment("cannot make a user namespace").because(e);
-    match restriction() {
-        Some((what, fix)) => error.because(what).hint(format!("run vilab as root, or allow it: {fix}")),
-        None => error.hint("run vilab as root"),
-    }
+    permission::explained(error, &Settings::read())
 }
 
 /// The same where root makes one for another user: `what` it was for.
 pub(super) fn refused_to(what: &str, e: &dyn std::fmt::Display) -> Error {
-    let error = Error::environment(what).because(e);
-    match restriction() {
-        Some((what, fix)) => error.because(what).hint(format!("allow it: {fix}")),
-        None => error,
-    }
-}
-
-/// The setting that forbids unprivileged user namespaces, and the command that allows them.
-#[must_use]
-pub fn restriction() -> Option<(&'static str, &'static str)> {
-    let value = |path| fs::read_to_string(path).ok().map(|v| v.trim().to_owned());
-    let is = |path, forbidding: &str| value(path).as_deref() == Some(forbidding);
-    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
-        Some(("kernel.unprivileged_userns_clone is 0", "sudo sysctl kernel.unprivileged_userns_clone=1"))
-    } else if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
-        Some((
-            "AppArmor restricts unprivileged user namespaces",
-            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-        ))
-    } else if is("/proc/sys/user/max_user_namespaces", "0") {
-        Some(("user.max_user_namespaces is 0", "sudo sysctl user.max_user_namespaces=10000"))
-    } else {
-        None
-    }
+    let obstacle = Settings { privileged: false, ..Settings::read() }.obstacle(false);
+    let hint = obstacle.hint(true);
+    let error = Error::environment(what).because(e).because(obstacle.what);
+    if hint.is_empty() { error } else { error.hint(hint) }
 }
 
 /// Joins the user namespace of process `pid`, unless the caller is in it. The process must have one thread.

@@ -131,8 +131,12 @@ pub(crate) fn fly_sized(
         sender.set_dont_fragment().doing(Kind::Kernel, || "cannot set DF on a probe".into())?;
     }
     let mut flight = Flight { mark: Mark::fresh(), attempts: 0, unsent: None, arrived: None };
-    let ways = Ways::of(Journeys::new(ctx.lab, ctx.rib).one_way(from, dst));
-    for number in 0..ways.attempts(ATTEMPTS, 1) as usize {
+    let journey = Journeys::new(ctx.lab, ctx.rib).one_way(from, dst);
+    // Where a link loses everything, no number of attempts helps.
+    let hopeless = journey.iter().any(|journey| journey.delivered <= 0.0);
+    let ways = Ways::of(journey);
+    let attempts = if hopeless { ATTEMPTS } else { ways.attempts(ATTEMPTS, 1) };
+    for number in 0..attempts as usize {
         flight.attempts = number + 1;
         flight.unsent = sender.send(dst, &flight.mark.message(number, payload.unwrap_or(PAYLOAD))).err();
         let patience = if flight.unsent.is_some() { PATIENCE / 10 } else { PATIENCE + ways.time() };

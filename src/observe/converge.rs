@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use serde::Serialize;
 
+use super::causes::Inquiry;
 use super::fib::{self, Difference, RouteRow};
 use super::probe::timeout;
 use super::{Context, each};
@@ -28,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_PER_NODE: Duration = Duration::from_millis(500);
 const EVENTS: usize = 64;
+/// Nodes that are looked at for what explains their routes.
+const LOOKED_AT: usize = 8;
 
 /// A network whose routes are those expected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +48,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How long to wait for a lab where nobody says: longer the more nodes route dynamically.
 #[must_use]
 pub fn patience(lab: &Lab) -> Duration {
-    match lab.nodes().filter(|n| lab.reacts(n.id)).count() {
+    match lab.nodes().filter(|n| lab.reacts(n.id) || lab.emulated(n.id).is_some()).count() {
         0 => SETTLE,
         nodes => PATIENCE + PATIENCE_PER_NODE * u32::try_from(nodes).unwrap_or(u32::MAX),
     }
@@ -73,7 +76,7 @@ pub fn converge(
     }
     let watched = each(&nodes, |node| Watched::open(ctx, &expected, *node))?.into_iter().flatten().collect();
     let mut wait = Wait { ctx, expected: &expected, start, total: nodes.len(), watched };
-    let after = wait.run(start + patience, progress)?;
+    let after = wait.run(start + patience, faults, progress)?;
     let converged = |n: &&Network| Converged {
         net: n.id,
         nodes: n.nodes.len(),
@@ -150,8 +153,10 @@ impl Watched {
     }
 }
 
+/// Whether nothing would mend the routes of a node. The devices of an emulated router have a carrier, and so routes, when its
+/// process has opened them and the kernel has noticed (`linkwatch`).
 fn is_static(lab: &Lab, node: NodeId) -> bool {
-    lab.net(node.net).routing == Routing::Static && !lab.reacts(node)
+    lab.net(node.net).routing == Routing::Static && !lab.reacts(node) && lab.emulated(node).is_none()
 }
 
 struct Wait<'a> {
@@ -169,6 +174,7 @@ impl Wait<'_> {
     fn run(
         &mut self,
         until: Instant,
+        faults: &Faults,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<BTreeMap<NetId, Duration>> {
         let what = || "cannot wait for route changes".to_owned();
@@ -184,7 +190,8 @@ impl Wait<'_> {
             }
             let now = Instant::now();
             if open > 0 && (now >= until || self.is_hopeless()) {
-                return Err(self.error(now));
+                let error = self.error(now);
+                return Err(self.causes(faults).into_iter().fold(error, Error::because));
             }
             let due = self.watched.iter().filter(|w| w.stale).map(|w| w.looked + PAUSE).min();
             let due = if open == 0 { now } else { due.map_or(until, |due| due.min(until)) };
@@ -242,11 +249,29 @@ impl Wait<'_> {
         self.watched.iter().any(|w| !w.stale && w.difference.is_some() && is_static(self.ctx.lab, w.node))
     }
 
+    /// Those that differ; where nothing will mend some, these alone.
+    fn open(&self) -> Vec<&Watched> {
+        let (lab, hopeless) = (self.ctx.lab, self.is_hopeless());
+        let counts = |w: &&Watched| !w.is_settled() && (!hopeless || is_static(lab, w.node));
+        self.watched.iter().filter(counts).collect()
+    }
+
+    /// What explains it at the first nodes: devices, addresses.
+    fn causes(&self, faults: &Faults) -> Vec<String> {
+        let mut inquiry = Inquiry::new(self.ctx, faults);
+        let nodes: Vec<NodeId> = self.open().iter().map(|w| w.node).take(LOOKED_AT).collect();
+        // A node that cannot be asked explains nothing.
+        let causes = nodes.into_iter().flat_map(|node| inquiry.at(node).unwrap_or_default());
+        let mut words: Vec<String> = causes.map(|cause| format!("at {}: {}", cause.at, cause.what)).collect();
+        words.sort();
+        words.dedup();
+        words
+    }
+
     fn error(&self, now: Instant) -> Error {
         let lab = self.ctx.lab;
         let hopeless = self.is_hopeless();
-        let counts = |w: &&Watched| !w.is_settled() && (!hopeless || is_static(lab, w.node));
-        let open: Vec<&Watched> = self.watched.iter().filter(counts).collect();
+        let open = self.open();
         let Some(first) = open.first() else { return Error::bug("nothing differs") };
         let name = &lab.net(first.node.net).name;
         let time = now.saturating_duration_since(self.start).as_secs_f64();
@@ -292,5 +317,25 @@ fn prefix_words(lab: &Lab, net: NetId, prefix: Ipv4Net) -> String {
         (Some(link), _) => format!("link {} ({prefix})", link.name),
         (None, Some(node)) if prefix.prefix_len() == 32 => format!("{} ({prefix})", lab.node(node).name),
         (None, _) => prefix.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model;
+
+    /// A router whose exits are computed has routes when its devices have a carrier, which takes a moment.
+    #[test]
+    fn emulated_routers_are_waited_for_and_static_ones_are_not() {
+        let text = include_str!("../../labs/recursion-in-recursion.yaml");
+        let lab = model::parse(Path::new("lab.yaml"), text).unwrap();
+        let node = |name: &str| lab.nodes().find(|n| lab.full_name(n.id) == name).unwrap().id;
+        assert!(!is_static(&lab, node("outer/R")) && !is_static(&lab, node("core/Q")));
+        assert!(is_static(&lab, node("core/v1")) && is_static(&lab, node("base/r1")));
+        let line = model::parse(Path::new("l.yaml"), "name: l\nbase: {links: [X -- Y]}\n").unwrap();
+        assert!(patience(&line) == SETTLE && patience(&lab) > PATIENCE);
     }
 }

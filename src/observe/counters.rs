@@ -129,7 +129,7 @@ pub(super) fn accepted(ctx: &Context<'_>, node: NodeId) -> Result<BTreeSet<Ipv4A
 }
 
 /// Runs nft(8) inside a namespace.
-fn nft(ctx: &Context<'_>, ns: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn nft(ctx: &Context<'_>, ns: &str, arguments: &[&str]) -> Result<String> {
     let what = || format!("cannot run nft {} in namespace {ns}", arguments.join(" "));
     let output = ctx.namespaces.run(ns, || Command::new("nft").args(arguments).output())?;
     let output = output.doing(Kind::Environment, what)?;

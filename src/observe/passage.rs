@@ -4,7 +4,6 @@
 //! Every base node is captured on at once, so one probe is enough. Its rows need no clocks to be put in order: it is at
 //! one place at a time, and each node's capture is in order of time.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,17 +15,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::arrival;
+use super::causes::{Cause, CauseKind, Drops, Inquiry};
 use super::esp::{Keys, Sealed};
 use super::probe::{Mark, OVERHEAD, PAYLOAD, SMALLEST};
+use super::resolve::label;
 use super::resolve::look::Computed;
-use super::resolve::{self, Found, Question, label};
 use super::walk::{self, Event, Header, Layer, Packet, Walk};
-use super::{Context, converge, counters, each, names, rules, wire};
+use super::{Context, each, names, wire};
+use crate::capture::Filter;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::fastpath::Reason;
 use crate::model::{BASE, EndId, Lab, NetId, NodeId};
-use crate::netlink::monitor::Snapshot;
-use crate::packet::{self, Ipv4Repr, ipv4};
+use crate::packet::{self, Ipv4Repr, bpf, ipv4};
 use crate::routing::{Expected, Faults};
 use crate::sys::limits;
 use crate::sys::packet_socket::Capture;
@@ -109,25 +108,6 @@ pub struct HeaderSeen {
     pub bytes: Option<String>,
 }
 
-/// What is not as computed, and explains a difference.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Cause {
-    pub kind: CauseKind,
-    /// A node.
-    pub at: String,
-    pub what: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CauseKind {
-    Route,
-    Device,
-    Mtu,
-    Filter,
-    Service,
-}
-
 impl Trace {
     /// Whether everything is as computed.
     #[must_use]
@@ -182,7 +162,7 @@ pub fn follow(
     let expected = Expected::compute(lab, ctx.rib, faults);
     let packet = Packet { from, to: address, src: None, ttl: ipv4::DEFAULT_TTL, length, whole: true };
     let walks = walk::walks(lab, &mut Computed::new(lab, &expected, faults), &packet)?;
-    let before = drops(ctx);
+    let before = Drops::now(ctx);
     let captures = captures(ctx)?;
     let flight = arrival::fly_sized(ctx, from, to, address, size.map(|s| s - OVERHEAD))?;
     let number = flight.arrived.map_or(flight.attempts.saturating_sub(1), |a| a.number);
@@ -194,7 +174,16 @@ pub fn follow(
     watch.explained(&packet, to, walks, &crossings, &end)
 }
 
-/// Follows a packet that `from` sends to `to` by itself: the first that is seen within `patience`.
+/// Of the packets that a node sends by itself, which one is followed.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// How long one is waited for.
+    pub patience: Duration,
+    /// It must pass this, at its own layer.
+    pub filter: Option<Filter>,
+}
+
+/// Follows a packet that `from` sends to `to` by itself: the first that is seen and passes the filter.
 ///
 /// # Errors
 /// As [`follow`]; and if there is none, or no wire between the two.
@@ -203,7 +192,7 @@ pub fn follow_live(
     faults: &Faults,
     from: NodeId,
     to: NodeId,
-    patience: Duration,
+    live: &Live,
 ) -> Result<Trace> {
     let lab = ctx.lab;
     if lab.node(from).base == lab.node(to).base {
@@ -211,15 +200,17 @@ pub fn follow_live(
         return Err(Error::usage(title)
             .hint("traffic that crosses no wire is not captured; without --live a probe is sent"));
     }
-    let before = drops(ctx);
+    let before = Drops::now(ctx);
     let captures = captures(ctx)?;
     forget(&captures, lab.node(from).base)?;
-    let (identity, rows) = listen(lab, &captures, (from, to), patience)?.ok_or_else(|| {
+    let (identity, rows) = listen(lab, &captures, (from, to), live)?.ok_or_else(|| {
+        let text = live.filter.as_ref().and_then(|f| f.text.as_ref());
         let words = format!(
-            "nothing that {} sent to {} was seen in {} s",
+            "nothing that {} sent to {}{} was seen in {} s",
             lab.full_name(from),
             lab.full_name(to),
-            patience.as_secs_f64()
+            text.map(|text| format!(", of `{text}`,")).unwrap_or_default(),
+            live.patience.as_secs_f64()
         );
         Error::new(Kind::Failed, words)
             .hint("--live waits for traffic of the nodes' own; without it a probe is sent")
@@ -256,7 +247,7 @@ struct Watch<'a> {
     ctx: &'a Context<'a>,
     faults: &'a Faults,
     /// What had been dropped before.
-    before: Option<Drops>,
+    before: Drops,
 }
 
 impl Watch<'_> {
@@ -275,11 +266,11 @@ impl Watch<'_> {
         trace.ways = ways;
         let own = walk.devices.iter().filter(|(end, _)| end.link.net == from.net);
         trace.mtu = own.map(|(end, _)| ctx.lab.link(end.link).mtu).min();
-        trace.causes = devices(ctx, faults, &walk, packet)?;
+        let mut inquiry = Inquiry::new(ctx, faults);
+        trace.causes = inquiry.drift(&walk, packet)?;
         if end.arrived.is_none() || trace.difference.is_some() {
-            trace.causes.extend(route(ctx, faults, from, packet.to)?);
-            trace.causes.extend(strong_hosts(ctx, &walk)?);
-            trace.causes.extend(rises(self.before.as_ref(), drops(ctx).as_ref()));
+            trace.causes.extend(inquiry.losses(&walk, from, packet.to)?);
+            trace.causes.extend(self.before.rises(&Drops::now(ctx)));
             let unsent = end.unsent.as_ref().map(|e| format!("its kernel did not send it: {e}"));
             trace.causes.extend(unsent.map(|what| Cause {
                 kind: CauseKind::Device,
@@ -343,13 +334,14 @@ fn listen(
     lab: &Lab,
     captures: &Taps,
     (from, to): (NodeId, NodeId),
-    patience: Duration,
+    live: &Live,
 ) -> Result<Option<(Identity, Rows)>> {
     let ours =
         |i: &Identity| lab.addresses(from).any(|a| a == i.src) && lab.addresses(to).any(|a| a == i.dst);
+    let wanted = |packet: &[u8]| live.filter.as_ref().is_none_or(|f| bpf::run(&f.raw, packet) > 0);
     let (start, keys) = (lab.node(from).base, Keys::of(lab));
     let (mut rows, mut found, mut buffer) = (Rows::new(), None::<Identity>, vec![0; 65_536]);
-    let mut until = Instant::now() + patience;
+    let mut until = Instant::now() + live.patience;
     loop {
         // Where it is sent first, so that the first packet is followed from its beginning.
         let mut order: Vec<&(NodeId, Capture, BTreeMap<usize, EndId>)> = captures.iter().collect();
@@ -364,7 +356,8 @@ fn listen(
                 let (bytes, sealed, kept) = keys.open_keeping(frame.bytes);
                 let headers = packet::stack(&bytes);
                 let Some(identity) = Identity::of(&headers, &bytes).filter(ours) else { continue };
-                if found.is_none() && *node == start && frame.outgoing {
+                let inner = (headers.len() - 1) * ipv4::HEADER_LEN;
+                if found.is_none() && *node == start && frame.outgoing && wanted(&bytes[inner..]) {
                     found = Some(identity.clone());
                     until = until.min(Instant::now() + AFTERWARDS);
                 }
@@ -668,128 +661,4 @@ fn on_wire(lab: &Lab, end: EndId, headers: Vec<HeaderSeen>, received: bool) -> S
         headers,
         received,
     }
-}
-
-/// Devices on the way that are down, or whose MTU is not the computed one.
-fn devices(ctx: &Context<'_>, faults: &Faults, walk: &Walk, packet: &Packet) -> Result<Vec<Cause>> {
-    let lab = ctx.lab;
-    let (down, mut known) = (faults.ends(lab), BTreeMap::<NodeId, Snapshot>::new());
-    let (mut seen, mut causes) = (BTreeSet::new(), Vec::new());
-    for end in walk.devices.iter().flat_map(|(end, _)| [*end, EndId { side: 1 - end.side, ..*end }]) {
-        if !seen.insert(end) || down.contains(&end) {
-            continue;
-        }
-        let (at, device) = (lab.site(lab.end(end)).partition, &lab.end(end).dev);
-        let snapshot = match known.entry(at) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(converge::snapshot(ctx, at)?),
-        };
-        let wanted = lab.link(end.link).mtu;
-        let found = snapshot.links.values().find(|link| link.name == *device);
-        let what = match found {
-            None => Some((CauseKind::Device, format!("device {device} is gone"))),
-            Some(link) if !link.up => Some((CauseKind::Device, format!("device {device} is down"))),
-            Some(link) if link.mtu != wanted => {
-                let fits = usize::try_from(link.mtu).is_ok_and(|mtu| mtu >= packet.length || !packet.whole);
-                let fate = if fits { "" } else { ": the probe is too large for it" };
-                Some((CauseKind::Mtu, format!("device {device} has MTU {}, not {wanted}{fate}", link.mtu)))
-            }
-            Some(_) => None,
-        };
-        causes.extend(what.map(|(kind, what)| Cause { kind, at: label(lab, at), what }));
-    }
-    Ok(causes)
-}
-
-/// The first route on the way that is not the computed one.
-fn route(ctx: &Context<'_>, faults: &Faults, from: NodeId, to: Ipv4Addr) -> Result<Option<Cause>> {
-    let found = resolve::resolve(ctx, faults, &Question { from, name: None, to })?;
-    let step = found.measured.differs_from(&found.computed);
-    let step =
-        step.and_then(|at| Some((found.measured.steps.get(at - 1)?, found.computed.steps.get(at - 1))));
-    Ok(step.map(|(measured, computed)| {
-        let wanted = computed.map(|c| told(&c.found)).filter(|w| !w.is_empty());
-        let wanted = wanted.map(|w| format!("; computed: {w}")).unwrap_or_default();
-        Cause {
-            kind: CauseKind::Route,
-            at: measured.at.clone(),
-            what: format!("{}{wanted}", told(&measured.found)),
-        }
-    }))
-}
-
-/// What a step of a resolution says of a route; nothing for steps that say something else.
-fn told(found: &Found) -> String {
-    match found {
-        Found::Route { prefix, ways, .. } | Found::Exit { prefix, ways } => {
-            let ways: Vec<String> =
-                ways.iter().map(|w| format!("{} dev {}", w.neighbour, w.device)).collect();
-            format!("{prefix} via {}", ways.join(" or "))
-        }
-        Found::Broken { why } => why.clone(),
-        Found::Own => "it is its own address".to_owned(),
-        Found::Name { .. }
-        | Found::Link { .. }
-        | Found::Parallel { .. }
-        | Found::Strand { .. }
-        | Found::Tunnel { .. }
-        | Found::Inside { .. }
-        | Found::Port { .. }
-        | Found::Served { .. }
-        | Found::Again { .. }
-        | Found::Unknown => String::new(),
-    }
-}
-
-/// Entries of the strong-host rule on the way that are not in force.
-fn strong_hosts(ctx: &Context<'_>, walk: &Walk) -> Result<Vec<Cause>> {
-    let lab = ctx.lab;
-    let passed: BTreeSet<EndId> =
-        walk.devices.iter().map(|(end, _)| EndId { side: 1 - end.side, ..*end }).collect();
-    let nodes: BTreeSet<NodeId> = passed.iter().map(|end| lab.site(lab.end(*end)).base).collect();
-    let nodes: Vec<NodeId> = nodes.into_iter().collect();
-    let missing = rules(ctx, &nodes)?.into_iter().filter(|rule| !rule.in_force && passed.contains(&rule.end));
-    Ok(missing
-        .map(|rule| {
-            let from = rule.from.map(|from| lab.node(from).name.clone()).unwrap_or_default();
-            let what = format!(
-                "its strong-host rule lacks {} from {from}, of link {}",
-                rule.addr,
-                lab.full_link_name(rule.end.link)
-            );
-            Cause { kind: CauseKind::Filter, at: lab.full_name(rule.node), what }
-        })
-        .collect())
-}
-
-/// Counters of dropped packets by base node and name; nothing where a dataplane cannot be asked, which is then a cause itself.
-type Drops = BTreeMap<String, BTreeMap<String, u64>>;
-
-fn drops(ctx: &Context<'_>) -> Option<Drops> {
-    let mut all = counters::counters(ctx).ok()?;
-    for counters in all.values_mut() {
-        // What follows is IPv4; the kernels' own IPv6 is dropped all the time.
-        let told = |reason: &&Reason| **reason != Reason::NotIpv4;
-        counters.retain(|name, _| Reason::ALL.iter().filter(told).any(|reason| reason.as_str() == name));
-    }
-    Some(all)
-}
-
-/// What was counted between two looks.
-fn rises(before: Option<&Drops>, after: Option<&Drops>) -> Vec<Cause> {
-    let (Some(before), Some(after)) = (before, after) else {
-        let what = "a dataplane does not tell what it counts".to_owned();
-        return vec![Cause { kind: CauseKind::Service, at: "the lab".to_owned(), what }];
-    };
-    let mut causes = Vec::new();
-    for (node, counters) in after {
-        for (name, count) in counters {
-            let was = before.get(node).and_then(|c| c.get(name)).copied().unwrap_or(0);
-            if *count > was {
-                let what = format!("{name} counted {}", count - was);
-                causes.push(Cause { kind: CauseKind::Filter, at: format!("base/{node}"), what });
-            }
-        }
-    }
-    causes
 }

@@ -44,6 +44,9 @@ pub(crate) trait Look {
 
     /// Whether the device of an end is up.
     fn is_up(&mut self, end: EndId) -> Result<bool>;
+
+    /// Why a node does not pass packets on; nothing where it does.
+    fn bars(&mut self, node: NodeId) -> Result<Option<String>>;
 }
 
 /// One way out of a node.
@@ -293,8 +296,8 @@ impl Resolver<'_> {
             }
             Answer::Route { prefix, ends } => (prefix, ends),
         };
-        if passing && !self.lab.node(at).forwards {
-            self.broken(nesting, at, to, "it does not forward".into());
+        if let Some(why) = if passing { self.look.bars(at)? } else { None } {
+            self.broken(nesting, at, to, why);
             return Ok(Next::Lost);
         }
         let Some(first) = ends.first().copied() else {

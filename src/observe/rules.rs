@@ -1,11 +1,12 @@
 //! The strong host model at the link layer, rule by rule (paper, II.2.1). A [`Context`] goes in; which link address
 //! each base node accepts from where, and whether it is so just now, come out. It never changes a rule.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Context, counters};
 use crate::error::Result;
+use crate::fastpath::control::AllAccepted;
 use crate::model::{BASE, Carrier, Dataplane, EndId, NodeId};
 
 /// One link address is accepted from one base tunnel, and from nowhere else.
@@ -18,27 +19,44 @@ pub struct Rule {
     pub addr: Ipv4Addr,
     /// The end of the virtual link.
     pub end: EndId,
-    /// Whether the dataplane has it. The fast path has all that the plan has.
+    /// Whether the dataplane has it.
     pub in_force: bool,
+    /// The base node from which the address is accepted instead, where the dataplane tells.
+    pub instead: Option<NodeId>,
 }
 
 /// The rules of some base nodes, by node, then by link.
 ///
 /// # Errors
-/// If the kernel cannot be asked.
+/// If a dataplane cannot be asked.
 pub fn rules(ctx: &Context<'_>, nodes: &[NodeId]) -> Result<Vec<Rule>> {
+    let fast = |node: &NodeId| counters::dataplane(ctx, *node) == Dataplane::Fastpath;
+    // A lab without virtual links has no engine.
+    let mut engine = match ctx.fastpath_control.is_some() && nodes.iter().any(fast) {
+        true => counters::fastpath(ctx)?.accepted()?,
+        false => AllAccepted::new(),
+    };
     let mut rules = Vec::new();
     for node in nodes {
-        let accepted = match counters::dataplane(ctx, *node) {
-            Dataplane::Kernel => Some(counters::accepted(ctx, *node)?),
-            Dataplane::Fastpath => None,
-        };
-        rules.extend(planned(ctx, *node).into_iter().map(|rule| {
-            let in_force = rule.from.is_none() || accepted.as_ref().is_none_or(|a| a.contains(&rule.addr));
-            Rule { in_force, ..rule }
-        }));
+        let planned = planned(ctx, *node).into_iter();
+        if fast(node) {
+            let accepted = engine.remove(&ctx.lab.node(*node).name).unwrap_or_default();
+            rules.extend(planned.map(|rule| of_engine(ctx, rule, &accepted)));
+        } else {
+            let accepted = counters::accepted(ctx, *node)?;
+            let in_force = |rule: &Rule| rule.from.is_none() || accepted.contains(&rule.addr);
+            rules.extend(planned.map(|rule| Rule { in_force: in_force(&rule), ..rule }));
+        }
     }
     Ok(rules)
+}
+
+fn of_engine(ctx: &Context<'_>, rule: Rule, accepted: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> Rule {
+    let Some(from) = rule.from else { return rule };
+    let found = accepted.get(&rule.addr);
+    let in_force = found.is_some() && found.copied() == ctx.lab.node(from).host;
+    let instead = found.filter(|_| !in_force).and_then(|addr| ctx.lab.owner(BASE, *addr));
+    Rule { in_force, instead, ..rule }
 }
 
 fn planned(ctx: &Context<'_>, node: NodeId) -> Vec<Rule> {
@@ -49,7 +67,7 @@ fn planned(ctx: &Context<'_>, node: NodeId) -> Vec<Rule> {
     here.filter_map(|(link, end)| {
         let far = lab.site(lab.peer(end)).base;
         let from = (link.carrier == Some(Carrier::Tunnel)).then_some(far);
-        Some(Rule { node, from, addr: lab.end(end).link_addr?, end, in_force: true })
+        Some(Rule { node, from, addr: lab.end(end).link_addr?, end, in_force: true, instead: None })
     })
     .collect()
 }

@@ -198,8 +198,8 @@ impl Walker<'_> {
                 return Ok(self.lose(at, format!("the route to {to} has no next hop")));
             }
             if passed.len() > 1 {
-                if !self.lab.node(at).forwards {
-                    return Ok(self.lose(at, "it does not forward".to_owned()));
+                if let Some(why) = self.look.bars(at)? {
+                    return Ok(self.lose(at, why));
                 }
                 let Some(header) = self.stack.last_mut() else { return Ok(false) };
                 header.ttl = header.ttl.saturating_sub(1);

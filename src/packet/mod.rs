@@ -2,6 +2,7 @@
 //! blocks of pcapng files. Bytes go in, checked views and plain values come out, and the other way round. It never does I/O
 //! and never panics on bytes it did not make.
 
+pub mod bpf;
 pub mod checksum;
 pub mod esp;
 pub mod icmp;

@@ -1,10 +1,11 @@
 //! Child processes. A command, what to feed it and a deadline go in; its output or an error that quotes its
 //! standard error comes out. It never leaves a child behind unreaped.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::{child, pidfd};
+use crate::sys::{child, environment, pidfd};
 
 /// This program itself, as `argv0` in ps(1), whatever has become of its file in the meantime.
 #[must_use]
@@ -156,21 +157,52 @@ fn spawn_error(name: &str, e: &std::io::Error) -> Error {
     }
 }
 
+/// Where programs such as `nft` are, and what many users' PATH leaves out.
+const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// Lets this process, and all that it starts, find the programs of the system as root does. Where that cannot be, PATH stays as
+/// it is. The process must have one thread.
+pub fn complete_path() {
+    if let Some(path) = completed(&std::env::var_os("PATH").unwrap_or_default()) {
+        let _as_it_is = environment::set("PATH", &path);
+    }
+}
+
+/// PATH with the directories of the system at its end; `None` where it has them.
+fn completed(path: &OsStr) -> Option<OsString> {
+    let mut dirs: Vec<PathBuf> = match path.is_empty() {
+        true => Vec::new(),
+        false => std::env::split_paths(path).collect(),
+    };
+    let missing: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).filter(|dir| !dirs.contains(dir)).collect();
+    dirs.extend(missing.iter().cloned());
+    // Directories that came from a PATH have no colon in them.
+    (!missing.is_empty()).then(|| std::env::join_paths(dirs).ok())?
+}
+
 /// Whether `program` is in PATH.
 #[must_use]
 pub fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain([Path::new("/usr/sbin").into(), Path::new("/sbin").into()]).any(
-        |dir| {
-            let file = dir.join(program);
-            nix::unistd::access(&file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file()
-        },
-    )
+    let path = completed(&path).unwrap_or(path);
+    std::env::split_paths(&path).any(|dir| {
+        let file = dir.join(program);
+        nix::unistd::access(&file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_users_path_leaves_out_comes_last() {
+        let of = |path: &str| completed(OsStr::new(path)).map(|p| p.into_string().unwrap());
+        assert_eq!(of("/usr/bin:/bin").as_deref(), Some("/usr/bin:/bin:/usr/sbin:/sbin"));
+        assert_eq!(of("/sbin:/bin").as_deref(), Some("/sbin:/bin:/usr/sbin"));
+        assert_eq!(of("").as_deref(), Some("/usr/sbin:/sbin"));
+        assert_eq!(of("/usr/sbin:/usr/bin:/sbin:/bin"), None);
+    }
 
     #[test]
     fn what_a_program_says_is_the_cause() {

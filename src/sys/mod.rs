@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod child;
+pub mod environment;
 pub mod filter;
 pub mod limits;
 pub mod link_socket;

@@ -6,9 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cli::{table::table, trace};
 use crate::error::Result;
 use crate::model::{NodeId, TestKind};
-use crate::observe::{self, LinkStats, Moment, RouteRow};
+use crate::observe::{self, Cause, LinkStats, Moment, RouteRow};
 
 type File = (String, String);
+
+/// Pairs of nodes between which a probe is sent to explain a failure, at most.
+const PROBED: usize = 64;
+/// IPv4 and ICMP in front of the payload of a ping, bytes.
+const HEADERS: usize = 28;
 
 /// Routes expected and found, counters, devices.
 pub(super) fn of_lab(moment: &Moment<'_>) -> Vec<File> {
@@ -23,6 +28,28 @@ pub(super) fn of_lab(moment: &Moment<'_>) -> Vec<File> {
 pub(super) fn of_test(moment: &Moment<'_>) -> Vec<File> {
     let pair = moment.test.and_then(|test| pair(&test.kind));
     pair.map(|(from, to)| file("trace.txt", probe(moment, from, to))).into_iter().collect()
+}
+
+/// Why a test of packets between nodes failed, as probes between them find; of many pairs, the first that a probe finds
+/// something about. `services` are those of the lab.
+pub(super) fn causes(moment: &Moment<'_>, services: &dyn Fn() -> Vec<Cause>) -> Vec<String> {
+    let Some(test) = moment.test else { return Vec::new() };
+    let there = pairs(&test.kind);
+    let back: Vec<(NodeId, NodeId)> = there.iter().map(|(from, to)| (*to, *from)).collect();
+    for (from, to) in there.into_iter().chain(back).take(PROBED) {
+        // What cannot be probed is not explained.
+        let Ok(mut found) = observe::follow(moment.context, moment.faults, from, to, size(&test.kind)) else {
+            continue;
+        };
+        if !found.is_as_computed() || !found.arrived {
+            found.causes.extend(services());
+        }
+        let lines = trace::explanation(&found);
+        if !lines.is_empty() {
+            return lines;
+        }
+    }
+    Vec::new()
 }
 
 fn file(name: &str, text: Result<Vec<String>>) -> File {
@@ -97,16 +124,47 @@ fn probe(moment: &Moment<'_>, from: NodeId, to: NodeId) -> Result<Vec<String>> {
 
 /// The nodes a test is about; of many pairs the first.
 fn pair(kind: &TestKind) -> Option<(NodeId, NodeId)> {
+    pairs(kind).first().copied()
+}
+
+/// The nodes between which a test sends.
+fn pairs(kind: &TestKind) -> Vec<(NodeId, NodeId)> {
     match kind {
-        TestKind::Ping { pairs, .. } => pairs.first().copied(),
+        TestKind::Ping { pairs, .. } => pairs.clone(),
         TestKind::Trace { from, to, .. }
         | TestKind::Ttl { from, to, .. }
         | TestKind::Headers { from, to, .. }
         | TestKind::Mtu { from, to, .. }
         | TestKind::Source { from, to, .. }
-        | TestKind::Tcp { from, to, .. } => Some((*from, *to)),
-        TestKind::Route { node, to, .. } => Some((*node, *to)),
+        | TestKind::Tcp { from, to, .. } => vec![(*from, *to)],
+        TestKind::Route { node, to, .. } => vec![(*node, *to)],
         TestKind::Isolated { .. }
+        | TestKind::Depth { .. }
+        | TestKind::Inject { .. }
+        | TestKind::Exec { .. }
+        | TestKind::Converged
+        | TestKind::Impair { .. }
+        | TestKind::Down(_)
+        | TestKind::Up(_)
+        | TestKind::Wait(_) => Vec::new(),
+    }
+}
+
+/// The size of packet that a test is about, where it has one.
+fn size(kind: &TestKind) -> Option<usize> {
+    match kind {
+        TestKind::Ping { size: Some(payload), df: true, .. } => {
+            usize::try_from(*payload).ok().map(|payload| payload + HEADERS)
+        }
+        TestKind::Mtu { is, .. } => usize::try_from(*is).ok(),
+        TestKind::Ping { .. }
+        | TestKind::Trace { .. }
+        | TestKind::Ttl { .. }
+        | TestKind::Headers { .. }
+        | TestKind::Source { .. }
+        | TestKind::Tcp { .. }
+        | TestKind::Route { .. }
+        | TestKind::Isolated { .. }
         | TestKind::Depth { .. }
         | TestKind::Inject { .. }
         | TestKind::Exec { .. }

@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence;
 use super::outcome::Check;
-use crate::cli::measure;
+use crate::cli::{measure, trace};
 use crate::error::{Context, Kind, Result};
 use crate::lab::Running;
 use crate::model::{Lab, Test};
-use crate::observe::{self, Moment, TestResult};
+use crate::observe::{self, Cause, Moment, TestResult};
+
+/// Failures that are looked into: a probe that is lost takes its time.
+const EXPLAINED: usize = 3;
 
 /// The subcommand under which [`run`] is started.
 pub(in crate::cli) const TESTER: &str = "lab-tester";
@@ -25,6 +28,8 @@ pub(super) struct Order {
     pub(super) tests: Option<Vec<Test>>,
     /// What to gather when the first test fails.
     pub(super) evidence: Option<Evidence>,
+    /// Whether what explains a failure may be told.
+    pub(super) explain: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,15 +58,26 @@ pub(in crate::cli) fn run(name: &str) -> Result<()> {
         let own = context.lab;
         let lab = order.tests.map(|tests| Lab { tests, ..own.clone() });
         let context = observe::Context { lab: lab.as_ref().unwrap_or(own), ..context.clone() };
-        let mut wanted = order.evidence;
+        let (mut wanted, explain, mut explained) = (order.evidence, order.explain, 0);
         observe::run_tests(&context, &mut |result, moment| {
-            tell(&Told::Check(check(result)));
+            let mut check = check(result);
+            if explain && !result.passed && !result.not && explained < EXPLAINED {
+                explained += 1;
+                check.causes = evidence::causes(moment, &|| services(&running));
+            }
+            tell(&Told::Check(check));
             if let Some(wanted) = wanted.take_if(|_| !result.passed) {
                 tell(&Told::Evidence(gather(wanted, moment)));
             }
         });
     });
     Ok(())
+}
+
+/// What the lab needs and what does not run.
+fn services(running: &Running) -> Vec<Cause> {
+    let services = running.init().and_then(|mut init| init.services()).unwrap_or_default();
+    trace::services(&running.state().lab, &services)
 }
 
 fn check(result: &TestResult) -> Check {
@@ -72,6 +88,7 @@ fn check(result: &TestResult) -> Check {
         not: result.not,
         expected: result.expected.clone(),
         measured: result.measured.clone(),
+        causes: Vec::new(),
         elapsed_ms: result.elapsed.as_secs_f64() * 1000.0,
         points: None,
         hidden: false,

@@ -22,6 +22,9 @@ pub(super) struct Check {
     pub(super) not: bool,
     pub(super) expected: Vec<String>,
     pub(super) measured: Vec<String>,
+    /// What explains a failure, in lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) causes: Vec<String>,
     pub(super) elapsed_ms: f64,
     /// What the test is worth, where labs are graded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,6 +44,7 @@ impl Check {
             not: false,
             expected: vec![expectation.name.clone()],
             measured: reasons.to_vec(),
+            causes: Vec::new(),
             elapsed_ms: 0.0,
             points: None,
             hidden: false,
@@ -64,6 +68,7 @@ impl Check {
             not: false,
             expected: Vec::new(),
             measured: measured.into_iter().collect(),
+            causes: Vec::new(),
             elapsed_ms: self.elapsed_ms,
             points,
             hidden: true,
@@ -75,13 +80,15 @@ impl Check {
         self.points.map(|worth| (if self.passed { worth } else { 0 }, worth))
     }
 
-    /// Expected and measured side by side; of a hidden test what may be told.
+    /// Expected and measured side by side, and what explains the difference; of a hidden test what may be told.
     pub(super) fn table(&self) -> Vec<String> {
         if self.hidden {
             return self.measured.clone();
         }
         let title = if self.not { "must not be" } else { "expected" };
-        observe::side_by_side(title, &self.expected, &self.measured)
+        let mut lines = observe::side_by_side(title, &self.expected, &self.measured);
+        lines.extend(self.causes.iter().cloned());
+        lines
     }
 }
 
@@ -182,6 +189,7 @@ pub(super) mod tests {
             not: false,
             expected: vec!["b answers".into()],
             measured: vec!["no answer <>&\u{1b}[31m".into()],
+            causes: Vec::new(),
             elapsed_ms: 12.5,
             points: None,
             hidden: false,

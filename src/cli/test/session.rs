@@ -134,7 +134,8 @@ impl Session<'_> {
     /// Lets a process of its own measure, for it must join the lab's user namespace.
     fn measure(&mut self, lab: &Lab, sheet: &mut Sheet) -> Result<()> {
         let what = || "cannot start measuring".to_owned();
-        let order = Order { tests: sheet.tests(), evidence: self.evidence() }.text()?;
+        let order = Order { tests: sheet.tests(), evidence: self.evidence(), explain: !self.hides() };
+        let order = order.text()?;
         let mut child = process::myself(&format!("vilab: tests of {}", lab.name), TESTER)
             .arg(&lab.name)
             .stdin(Stdio::piped())
@@ -157,9 +158,13 @@ impl Session<'_> {
         }
     }
 
+    /// Whether nothing may be told of what is tested.
+    fn hides(&self) -> bool {
+        self.all.expectations.is_some() && !self.all.reveal
+    }
+
     fn evidence(&self) -> Option<Evidence> {
-        let hidden = self.all.expectations.is_some() && !self.all.reveal;
-        self.bundle.as_ref().map(|_| if hidden { Evidence::Lab } else { Evidence::LabAndTest })
+        self.bundle.as_ref().map(|_| if self.hides() { Evidence::Lab } else { Evidence::LabAndTest })
     }
 
     /// Hears every verdict until the end, or until a signal comes.

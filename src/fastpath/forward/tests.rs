@@ -447,7 +447,9 @@ fn without_the_strong_host_rule_any_tunnel_of_the_node_will_do() {
     let mut chain = line();
     let link = (link_addr(1, 0, 0), link_addr(1, 0, 1));
     let bytes = packet::nest(&[(base_addr(2), base_addr(1)), link], &first_to_last(&chain), 9);
+    assert!(chain.forwarder.accepted(1).is_some_and(|accepted| !accepted.is_empty()));
     chain.forwarder.set_strong_host(1, false);
+    assert_eq!(chain.forwarder.accepted(1), None);
     assert!(matches!(chain.give(Input::Base(1), &bytes).0, Outcome::Send { node: 1, .. }));
     chain.forwarder.set_strong_host(1, true);
     assert_eq!(chain.give(Input::Base(1), &bytes).0, Outcome::Drop(Reason::StrongHost));

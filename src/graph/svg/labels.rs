@@ -39,6 +39,12 @@ impl Area {
             || apart(self.least.y, self.most.y, o.least.y, o.most.y))
     }
 
+    /// The same with room on its left and right.
+    fn spaced(&self) -> Self {
+        let aside = |p: Point, by: f64| Point { x: p.x + by, ..p };
+        Self { least: aside(self.least, -GAP), most: aside(self.most, GAP) }
+    }
+
     fn corners(&self) -> [Point; 4] {
         let (a, b) = (self.least, self.most);
         [a, Point { x: b.x, y: a.y }, b, Point { x: a.x, y: b.y }]
@@ -56,11 +62,14 @@ impl Area {
     }
 }
 
-/// Costs of covering things.
+/// Costs of covering things, and of names that stand so near that they read as one.
 const NODE: f64 = 60.0;
 const NAME: f64 = 80.0;
+const NEAR: f64 = 40.0;
 const LINE: f64 = 9.0;
 const EDGE: f64 = 200.0;
+/// Between two names on one line.
+const GAP: f64 = 6.0;
 
 impl Labels {
     pub(super) fn node(&mut self, at: Point, radius: f64) {
@@ -130,10 +139,13 @@ impl Labels {
         let corners = area.corners();
         let nodes = self.nodes.iter().filter(|(at, r)| *at != label.at && distance(&corners, *at) < *r + 1.0);
         let names = self.areas.iter().filter(|other| area.meets(other));
+        let spaced = area.spaced();
+        let near = self.areas.iter().filter(|other| spaced.meets(other) && !area.meets(other));
         let lines = self.lines.iter().filter(|line| area.is_crossed(**line));
         let outside = area.least.x < 2.0 || area.most.x > width - 2.0 || area.least.y < 2.0;
         NODE * nodes.count() as f64
             + NAME * names.count() as f64
+            + NEAR * near.count() as f64
             + LINE * lines.count() as f64
             + if outside { EDGE } else { 0.0 }
     }
@@ -160,6 +172,17 @@ mod tests {
         let placed = labels.placed(500.0);
         assert!(y(&placed[0]) < 92.0, "{placed:?}");
         assert!(y(&placed[1]) > 108.0, "{placed:?}");
+    }
+
+    /// `y` and `L` side by side read `yL`.
+    #[test]
+    fn a_name_keeps_away_from_the_next() {
+        let mut labels = Labels::default();
+        labels.want(label("y", 100.0));
+        labels.want(label("L", 110.0));
+        let placed = labels.placed(500.0);
+        let ys: Vec<f64> = placed.iter().map(|text| y(text)).collect();
+        assert!((ys[0] - ys[1]).abs() > 1.0, "{placed:?}");
     }
 
     #[test]

@@ -8,10 +8,12 @@ use ipnet::Ipv4Net;
 
 use super::{Answer, Look, ends};
 use crate::error::Result;
-use crate::model::{EndId, Lab, NodeId};
+use crate::model::{BASE, Dataplane, EndId, Lab, NodeId};
 use crate::netlink::monitor::{Route, RouteKind, Snapshot, TABLE_LOCAL, TABLE_MAIN};
-use crate::observe::{Context, converge};
+use crate::observe::{Context, causes, converge, counters};
 use crate::routing::{Expected, Faults};
+
+const BARS: &str = "it does not forward";
 
 /// What the routes must be.
 pub(in crate::observe) struct Computed<'a> {
@@ -64,6 +66,10 @@ impl Look for Computed<'_> {
     fn is_up(&mut self, end: EndId) -> Result<bool> {
         Ok(!self.down.contains(&end))
     }
+
+    fn bars(&mut self, node: NodeId) -> Result<Option<String>> {
+        Ok((!self.lab.node(node).forwards).then(|| BARS.to_owned()))
+    }
 }
 
 /// What the routes are, each node's asked for once.
@@ -96,6 +102,19 @@ impl Look for Measured<'_> {
         let end = lab.end(end);
         let snapshot = self.snapshot(lab.site(end).partition)?;
         Ok(snapshot.links.values().any(|link| link.name == end.dev && link.up))
+    }
+
+    /// What the fast path forwards does not ask the kernel of its partition.
+    fn bars(&mut self, node: NodeId) -> Result<Option<String>> {
+        let at = self.ctx.lab.node(node);
+        let by_kernel = node.net == BASE || counters::dataplane(self.ctx, at.base) == Dataplane::Kernel;
+        Ok(match at.forwards {
+            false => Some(BARS.to_owned()),
+            true if by_kernel && !causes::forwards(self.ctx, node)? => {
+                Some(format!("{BARS}: {} is 0", causes::FORWARDING))
+            }
+            true => None,
+        })
     }
 }
 

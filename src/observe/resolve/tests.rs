@@ -57,6 +57,10 @@ impl Look for Strange<'_> {
     fn is_up(&mut self, end: EndId) -> Result<bool> {
         self.computed.is_up(end)
     }
+
+    fn bars(&mut self, node: NodeId) -> Result<Option<String>> {
+        self.computed.bars(node)
+    }
 }
 
 impl Bed {

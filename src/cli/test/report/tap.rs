@@ -32,7 +32,9 @@ fn about(check: &Check) -> Facts {
     let line = check.line.map(|line| ("line", json!(line)));
     let not = check.not.then_some(("not", json!(true)));
     let expected = (!check.hidden).then(|| ("expected", json!(check.expected)));
-    line.into_iter().chain(not).chain(expected).chain([("measured", json!(check.measured))]).collect()
+    let causes = (!check.causes.is_empty()).then(|| ("causes", json!(check.causes)));
+    let measured = Some(("measured", json!(check.measured)));
+    [line, not, expected, measured, causes].into_iter().flatten().collect()
 }
 
 #[derive(Debug, Default)]
