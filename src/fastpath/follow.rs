@@ -24,9 +24,13 @@ pub fn devices(snapshot: &Snapshot, devices: &Devices) -> Vec<(usize, Device)> {
 /// the kernel removes them a moment after it says that the device is down.
 #[must_use]
 pub fn fib(snapshot: &Snapshot, devices: &Devices) -> Fib {
-    let routes: Vec<Route> =
-        snapshot.routes.iter().filter_map(|route| follow(route, snapshot, devices)).collect();
-    Fib::new(&routes, snapshot.policy_routing)
+    Fib::new(&routes(snapshot, devices), snapshot.policy_routing)
+}
+
+/// The routes of [`fib`], one by one.
+#[must_use]
+pub fn routes(snapshot: &Snapshot, devices: &Devices) -> Vec<Route> {
+    snapshot.routes.iter().filter_map(|route| follow(route, snapshot, devices)).collect()
 }
 
 fn follow(route: &monitor::Route, snapshot: &Snapshot, devices: &Devices) -> Option<Route> {

@@ -79,8 +79,14 @@ impl Request {
     /// A loaded program decides about what comes in at device `index`. It stays loaded for as long as the device is there.
     #[must_use]
     pub fn add_program(index: u32, program: RawFd) -> Self {
+        Self::add_program_at(index, Hook::Ingress, program)
+    }
+
+    /// The same of what passes `hook`.
+    #[must_use]
+    pub fn add_program_at(index: u32, hook: Hook, program: RawFd) -> Self {
         let mut message = filter(index);
-        message.header.parent = INGRESS;
+        message.header.parent = parent(hook);
         message.attributes.push(TcAttribute::Kind("bpf".into()));
         let options = nested(&[
             (TCA_BPF_FD, &program.to_ne_bytes()),
@@ -101,10 +107,18 @@ impl Request {
         Self { message: RouteNetlinkMessage::DelTrafficFilter(message), flags: 0 }
     }
 
+    /// Undoes [`Request::add_program_at`].
+    #[must_use]
+    pub fn del_program(index: u32, hook: Hook) -> Self {
+        let mut message = filter(index);
+        message.header.parent = parent(hook);
+        Self { message: RouteNetlinkMessage::DelTrafficFilter(message), flags: 0 }
+    }
+
     /// Undoes [`Request::set_redirect`].
     #[must_use]
     pub fn del_redirect(index: u32) -> Self {
-        Self { message: RouteNetlinkMessage::DelTrafficFilter(filter(index)), flags: 0 }
+        Self::del_program(index, Hook::Egress)
     }
 }
 

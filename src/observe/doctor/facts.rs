@@ -11,7 +11,8 @@ use crate::lab::permission::Settings;
 use crate::process;
 
 /// Modules that a lab may need.
-const MODULES: [&str; 7] = ["act_mirred", "esp4", "ipip", "nf_tables", "nft_fwd_netdev", "sch_netem", "tun"];
+const MODULES: [&str; 8] =
+    ["act_mirred", "esp4", "ifb", "ipip", "nf_tables", "nft_fwd_netdev", "sch_netem", "tun"];
 /// Programs that a lab, or whoever works in one, may need.
 const PROGRAMS: [&str; 5] = ["nft", "ping", "tcpdump", "traceroute", "vtysh"];
 const TUN: &str = "/dev/net/tun";
