@@ -666,11 +666,11 @@ fn places(config: &Config) -> Vec<(String, String)> {
     config.interfaces.iter().map(place).collect()
 }
 
+/// What follows a partition, and what it has seen first.
+type Opened = (Follower, Option<Snapshot>);
+
 /// The TUN of each interface, in the order of the config, and the routes of each partition, as far as they hold still.
-fn open_partitions(
-    config: &Config,
-    namespaces: &Namespaces,
-) -> Result<(Vec<OwnedFd>, Vec<(Follower, Option<Snapshot>)>)> {
+fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<OwnedFd>, Vec<Opened>)> {
     let mut all = vec![Devices::new(); config.partitions.len()];
     for (i, interface) in config.interfaces.iter().enumerate() {
         all[interface.partition].insert(interface.dev.clone(), i);
