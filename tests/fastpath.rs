@@ -243,7 +243,12 @@ impl Lab {
         build_overlays(&spaces);
         let dir = tempfile::tempdir().unwrap();
         let control = dir.path().join("control");
-        let config = serde_json::to_string(&config(&spaces)).unwrap();
+        let (engine, output) = Self::start(&spaces, &control);
+        Self { engine, _output: output, control, _dir: dir, spaces }
+    }
+
+    fn start(spaces: &Spaces, control: &Path) -> (Child, BufReader<ChildStdout>) {
+        let config = serde_json::to_string(&config(spaces)).unwrap();
         let mut engine = Command::new("env")
             .arg("--block-signal=TERM") // the test harness has threads that would take the signal
             .arg(std::env::current_exe().unwrap())
@@ -255,7 +260,15 @@ impl Lab {
         let mut output = BufReader::new(engine.stdout.take().unwrap());
         let ready = output.by_ref().lines().any(|l| l.unwrap().contains("engine ready"));
         assert!(ready, "the engine ended");
-        Self { engine, _output: output, control, _dir: dir, spaces }
+        (engine, output)
+    }
+
+    /// Kills the engine and starts another.
+    fn restart(&mut self) {
+        self.engine.kill().unwrap();
+        self.engine.wait().unwrap();
+        std::fs::remove_file(&self.control).unwrap();
+        (self.engine, self._output) = Self::start(&self.spaces, &self.control);
     }
 
     fn counters(&self) -> AllCounters {
@@ -661,6 +674,32 @@ fn idle_engine_sleeps_and_sigterm_ends_it() {
     kill(Pid::from_raw(lab.engine.id().cast_signed()), Signal::SIGTERM).unwrap();
     assert!(lab.engine.wait().unwrap().success());
     assert!(!lab.control.exists());
+}
+
+#[test]
+fn an_engine_that_is_to_end_has_nothing_open_and_the_next_one_takes_over() {
+    if !can_run("an_engine_that_is_to_end_has_nothing_open_and_the_next_one_takes_over") {
+        return;
+    }
+    let mut lab = Lab::up();
+    let sockets = |lab: &Lab| lab.spaces.exec("b.X", "cat /proc/net/packet").1.lines().count() - 1;
+    assert_eq!((tuns(lab.engine.id()), sockets(&lab)), (8 + 3, 1));
+    Client::connect(&lab.control).unwrap().end(Duration::from_secs(10)).unwrap();
+    assert_eq!((tuns(lab.engine.id()), sockets(&lab)), (0, 0));
+    assert!(lab.engine.try_wait().unwrap().is_none(), "it waits to be killed");
+    let (_, devices) = lab.spaces.exec("b.X", "ip -o link");
+    assert!(devices.contains("fast~"), "{devices}");
+    lab.restart();
+    lab.assert_ping("v.A", "-c 1 10.2.0.3");
+    let capture = lab.capture("b.Y");
+    transfer(&lab, "v.A", "v.C", "10.2.0.3", 4 << 20);
+    assert_eq!(read_whole(&capture).len(), 1, "the device marks packets still: {:#?}", lab.counters());
+}
+
+/// TUN devices that a process has open.
+fn tuns(pid: u32) -> usize {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    links.filter(|l| std::fs::read_link(l.path()).is_ok_and(|to| to == Path::new("/dev/net/tun"))).count()
 }
 
 /// Voluntary context switches of all threads of a process.

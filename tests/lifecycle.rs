@@ -228,7 +228,7 @@ fn up_killed_at_any_moment_leaves_nothing() {
         send(pid_of(&up), Signal::SIGSTOP);
         // Without a state, a stopped `up` has not committed: nothing else may end the lab for it. With one it may
         // have, and then the lab stays until it is taken down.
-        let may_be_up = bench.run_dir().join("one/state.yaml").exists();
+        let may_be_up = bench.run_dir().join("one/state.json").exists();
         let namespaces = bench.namespaces("one");
         strike(&bench, &mut up, victim);
         let _continued = kill(Pid::from_raw(pid_of(&up)), Signal::SIGCONT);

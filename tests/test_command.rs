@@ -228,7 +228,7 @@ fn an_interrupted_run_leaves_no_lab() {
     let mut command = bench.vilab(&["test", "--jobs", "2"]);
     let child = command.args(&files).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while bench.labs().iter().filter(|l| bench.path("run").join(l).join("state.yaml").exists()).count() < 2 {
+    while bench.labs().iter().filter(|l| bench.path("run").join(l).join("state.json").exists()).count() < 2 {
         assert!(std::time::Instant::now() < deadline, "two labs come up");
         std::thread::yield_now();
     }

@@ -12,6 +12,7 @@
 //!
 //! `strands` tells how the strands of links over parallel underlays are, `accepted` what the strong-host rules take.
 //! `reload` changes to another [`super::Config`] while packets flow; it names the file that holds it.
+//! `end` is for an engine that is about to be killed: it closes all that takes the kernel time, and then carries nothing any more.
 //! `shape` does to a device of the kernel, a [`ShapedDevice`], what `impair` does to an interface of the fast path.
 
 use std::collections::BTreeMap;
@@ -69,6 +70,7 @@ pub enum Request {
     Reload {
         config: PathBuf,
     },
+    End,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +195,16 @@ impl Client {
                 Err(refused(&other))
             }
         }
+    }
+
+    /// Has the engine close everything, at most this long.
+    ///
+    /// # Errors
+    /// If it does not answer in time.
+    pub fn end(&mut self, patience: Duration) -> Result<()> {
+        let what = || "cannot wait for the dataplane".to_owned();
+        self.stream.get_ref().set_read_timeout(Some(patience)).doing(Kind::Environment, what)?;
+        self.order(&Request::End)
     }
 
     fn ask(&mut self, request: &Request) -> Result<Reply> {

@@ -14,6 +14,7 @@
 //! answering "protocol unreachable". To the base they go through a TUN device in its namespace, single packets through a raw
 //! socket: either way the base node's own kernel routes and resolves neighbours, exactly as it does around an ipip device.
 
+mod closing;
 mod held;
 mod packets;
 mod probe;
@@ -248,6 +249,7 @@ impl Engine {
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(Kind::Kernel, kernel("make an epoll"))?;
         let bases = open_bases(config, namespaces)?;
         let (tuns, followers) = open_partitions(config, namespaces)?;
+        let (followers, snapshots): (Vec<_>, Vec<_>) = followers.into_iter().unzip();
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)
                 .doing(Kind::Kernel, kernel("make a timer"))?;
@@ -283,10 +285,9 @@ impl Engine {
         engine.tell_what_bases_take();
         engine.plan_probes();
         engine.watch_all().doing(Kind::Kernel, kernel("watch its sources"))?;
-        for partition in 0..engine.followers.len() {
-            let Some(monitor) = &mut engine.followers[partition].monitor else { continue };
-            if let Some(snapshot) = monitor.snapshot()? {
-                engine.take_over(partition, &snapshot);
+        for (partition, snapshot) in snapshots.iter().enumerate() {
+            if let Some(snapshot) = snapshot {
+                engine.take_over(partition, snapshot);
             }
         }
         for device in &config.devices {
@@ -337,7 +338,7 @@ impl Engine {
             self.set_timer()?;
             let ready = self.wait(EpollTimeout::NONE)?;
             if ready.sources().any(|source| source == Source::Signal) {
-                return Ok(());
+                return self.end();
             }
             self.carry(&ready)?;
             let requests = || ready.sources().filter(|s| matches!(s, Source::Listener | Source::Client(_)));
@@ -522,6 +523,10 @@ impl Engine {
                 Ok(()) => Reply::Done,
                 Err(e) => Reply::Refused(e.to_string()),
             },
+            Request::End => match self.end() {
+                Ok(()) => Reply::Done,
+                Err(e) => Reply::Refused(e.to_string()),
+            },
             Request::Impair { netns, dev, to } => self.impair(&netns, &dev, to),
             Request::Shape(device) => match self.shape(device) {
                 Ok(()) => Reply::Done,
@@ -611,34 +616,40 @@ pub(super) fn refusal(error: &io::Error) -> Reason {
 }
 
 /// What closing waits for in the kernel, packets need not wait for.
-fn close<T: Send + 'static>(left_over: T) {
-    std::thread::spawn(move || drop(left_over));
+fn close(left_over: Option<shaped::LeftOver>) {
+    if let Some(left_over) = left_over {
+        std::thread::spawn(move || left_over.remove());
+    }
 }
 
 fn open_bases(config: &Config, namespaces: &Namespaces) -> Result<Vec<Base>> {
-    config.nodes.iter().map(|node| open_base(namespaces, node)).collect()
+    let program = injector::Program::load();
+    let nodes: Vec<_> = config.nodes.iter().map(|node| (node.netns.as_str(), node)).collect();
+    namespaces.visit(&nodes, |node| open_base(node, &program))?.into_iter().collect()
 }
 
-fn open_base(namespaces: &Namespaces, node: &BaseNode) -> Result<Base> {
+/// In the namespace of the calling thread.
+fn open_base(node: &BaseNode, program: &injector::Program) -> Result<Base> {
     let open = || -> io::Result<Base> {
         let others = packet_socket::others(node.addr, ipv4::IPIP)?;
         let sender = socket::raw_sender(node.addr)?;
-        let injector = injector::open(node.addr)?;
+        let injector = injector::open(node.addr, program)?;
         let receiver = packet_socket::receiver(node.addr, ipv4::IPIP)?;
         socket::set_buffers(receiver.as_fd(), BASE_BUFFER)?;
         socket::set_buffers(sender.as_fd(), BASE_BUFFER)?;
         Ok(Base { receiver, others, sender, injector, overruns: 0 })
     };
-    let what = || format!("fast path: cannot open its sockets on base node {}", node.name);
-    namespaces.run(&node.netns, open)?.doing(Kind::Kernel, what)
+    open().doing(Kind::Kernel, || format!("fast path: cannot open its sockets on base node {}", node.name))
 }
 
-/// A TUN device of a partition.
-fn open_tun(dev: &str) -> io::Result<Offloading> {
-    let tun = tun::attach_offloading(dev, false)?;
-    let index = nix::net::if_::if_nametoindex(dev)?;
-    execute([LinkRequest::set_queue(index, TUN_QUEUE, GSO_MAX_SIZE)])?;
-    Ok(tun)
+/// TUN devices of a partition, in the namespace of the calling thread.
+fn open_tuns(devices: &[&str]) -> io::Result<Vec<Offloading>> {
+    let tuns = devices.iter().map(|dev| tun::attach_offloading(dev, false)).collect::<io::Result<_>>()?;
+    let queue = |dev: &&str| {
+        Ok(LinkRequest::set_queue(nix::net::if_::if_nametoindex(*dev)?, TUN_QUEUE, GSO_MAX_SIZE))
+    };
+    execute(devices.iter().map(queue).collect::<io::Result<Vec<_>>>()?)?;
+    Ok(tuns)
 }
 
 fn read_config(config: &Path) -> Result<Config> {
@@ -661,25 +672,35 @@ fn places(config: &Config) -> Vec<(String, String)> {
     config.interfaces.iter().map(place).collect()
 }
 
-/// The TUN of each interface, in the order of the config, and the routes of each partition.
-fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<Offloading>, Vec<Follower>)> {
+/// What follows a partition, and what it has seen first.
+type Opened = (Follower, Option<Snapshot>);
+
+/// The TUN of each interface, in the order of the config, and the routes of each partition, as far as they hold still.
+fn open_partitions(config: &Config, namespaces: &Namespaces) -> Result<(Vec<Offloading>, Vec<Opened>)> {
+    let mut all = vec![Devices::new(); config.partitions.len()];
+    for (i, interface) in config.interfaces.iter().enumerate() {
+        all[interface.partition].insert(interface.dev.clone(), i);
+    }
+    let partitions: Vec<_> = config.partitions.iter().map(|p| p.netns.as_str()).zip(&all).collect();
+    let opened = namespaces.visit(&partitions, |devices| {
+        let (tuns, mut monitor) = open_partition(devices)?;
+        let snapshot = monitor.snapshot()?;
+        Ok::<_, Error>((tuns, monitor, snapshot))
+    })?;
     let mut tuns: BTreeMap<usize, Offloading> = BTreeMap::new();
     let mut followers = Vec::new();
-    for (index, partition) in config.partitions.iter().enumerate() {
-        let own = config.interfaces.iter().enumerate().filter(|(_, i)| i.partition == index);
-        let devices: Devices = own.map(|(i, interface)| (interface.dev.clone(), i)).collect();
-        let (opened, monitor) = namespaces.run(&partition.netns, || open_partition(&devices))??;
+    for (opened, devices) in opened.into_iter().zip(all) {
+        let (opened, monitor, snapshot) = opened?;
         tuns.extend(opened);
-        followers.push(Follower { monitor: Some(monitor), devices });
+        followers.push((Follower { monitor: Some(monitor), devices }, snapshot));
     }
     Ok((tuns.into_values().collect(), followers))
 }
 
+/// In the namespace of the calling thread.
 fn open_partition(devices: &Devices) -> Result<(Vec<(usize, Offloading)>, Monitor)> {
-    let mut opened = Vec::new();
-    for (name, index) in devices {
-        let fd = open_tun(name).doing(Kind::Kernel, || format!("fast path: cannot open TUN {name}"))?;
-        opened.push((*index, fd));
-    }
-    Ok((opened, Monitor::open()?))
+    let names: Vec<&str> = devices.keys().map(String::as_str).collect();
+    let tuns = open_tuns(&names)
+        .doing(Kind::Kernel, || format!("fast path: cannot open TUN {}", names.join(" or ")))?;
+    Ok((devices.values().copied().zip(tuns).collect(), Monitor::open()?))
 }

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::netlink::{Request, Socket};
 use crate::packet::ipv4;
@@ -22,25 +22,42 @@ pub(super) struct Injector {
     pub(super) takes_whole: bool,
 }
 
-/// In the namespace of the calling thread. The device goes away with the descriptor.
-pub(super) fn open(addr: Ipv4Addr) -> io::Result<Injector> {
+/// What marks packets, loaded; none where that is not allowed.
+#[derive(Debug)]
+pub(super) struct Program(Option<OwnedFd>);
+
+impl Program {
+    pub(super) fn load() -> Self {
+        Self(bpf::load_classifier(&encapsulate_again()).ok())
+    }
+}
+
+/// In the namespace of the calling thread. The device stays until the namespace goes, or [`Injector::remove`]; one that an
+/// engine before this has left is taken over.
+pub(super) fn open(addr: Ipv4Addr, program: &Program) -> io::Result<Injector> {
     let dev = format!("fast~{:08x}", addr.to_bits());
     let tun = tun::attach_offloading(&dev, false)?.fd;
+    tun::set_persistent(tun.as_fd(), true)?;
     // A kernel without IPv6 has nothing to announce.
     let _quiet = std::fs::write(format!("/proc/sys/net/ipv6/conf/{dev}/disable_ipv6"), "1");
     for (key, value) in [("forwarding", "1"), ("accept_local", "1"), ("rp_filter", "0")] {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{dev}/{key}"), value)?;
     }
     let index = nix::net::if_::if_nametoindex(dev.as_str())?;
-    let takes_whole = match bpf::load_classifier(&encapsulate_again()) {
-        Ok(program) => {
-            let filter = Request::add_program(index, program.as_raw_fd());
-            execute([Request::add_clsact(index), filter]).is_ok()
-        }
-        Err(_) => false,
-    };
+    let takes_whole = program.0.as_ref().is_some_and(|program| {
+        let filter = Request::add_program(index, program.as_raw_fd()).replacing();
+        execute([Request::add_clsact(index), filter]).is_ok()
+    });
     execute([Request::up(index)])?;
     Ok(Injector { tun, takes_whole })
+}
+
+impl Injector {
+    /// Closes it, and has the device go.
+    pub(super) fn remove(self) {
+        // With its namespace it goes anyway.
+        let _gone = tun::set_persistent(self.tun.as_fd(), false);
+    }
 }
 
 /// In the namespace of the calling thread.

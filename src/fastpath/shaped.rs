@@ -55,8 +55,19 @@ pub(super) struct Attachment {
 /// packets.
 #[derive(Debug)]
 pub(super) enum LeftOver {
-    Tap(#[expect(dead_code, reason = "to be closed")] OwnedFd),
-    Injector(#[expect(dead_code, reason = "to be closed")] Injector),
+    Tap(OwnedFd),
+    Injector(Injector),
+}
+
+impl LeftOver {
+    /// Closes it, and has its device go.
+    pub(super) fn remove(self) {
+        match self {
+            // With its namespace it goes anyway.
+            Self::Tap(tap) => drop(tun::set_persistent(tap.as_fd(), false)),
+            Self::Injector(injector) => drop(injector),
+        }
+    }
 }
 
 /// All impaired devices. Indices stay: a device that is impaired no more keeps its place.
@@ -126,6 +137,13 @@ impl Devices {
         let device = self.all.get_mut(i)?;
         device.shaper.change(Impairment::default());
         device.tap.take().map(LeftOver::Tap)
+    }
+
+    /// All descriptors: those that keep devices, and those of packet sockets.
+    pub(super) fn into_descriptors(self) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
+        let (taps, sockets): (Vec<_>, Vec<_>) =
+            self.all.into_iter().map(|device| (device.tap, OwnedFd::from(device.injector))).unzip();
+        (taps.into_iter().flatten().collect(), sockets)
     }
 
     pub(super) fn tap(&self, i: usize) -> Option<BorrowedFd<'_>> {
@@ -247,6 +265,7 @@ fn attach_here(what: &ShapedDevice) -> io::Result<Attachment> {
     let index = nix::net::if_::if_nametoindex(what.dev.as_str())?;
     let name = format!("shape~{index}");
     let tap = tun::attach_offloading(&name, what.ethernet)?.fd;
+    tun::set_persistent(tap.as_fd(), true)?;
     let tap_index = nix::net::if_::if_nametoindex(name.as_str())?;
     // Else the kernel would look for routers and announce groups there, and the frames would go out of the device.
     // A kernel without IPv6 has nothing to announce.

@@ -19,8 +19,8 @@ pub(super) const NAMESPACES: &str = "ns";
 pub(super) const VIEWS: &str = "views";
 /// Directory of what services print.
 pub(super) const LOGS: &str = "logs";
-pub(super) const STATE: &str = "state.yaml";
-pub(super) const STATE_UNFINISHED: &str = "state.yaml.new";
+pub(super) const STATE: &str = "state.json";
+pub(super) const STATE_UNFINISHED: &str = "state.json.new";
 pub(super) const FAULTS: &str = "faults.json";
 pub(super) const FAULTS_UNFINISHED: &str = "faults.json.new";
 pub(super) const PLAN: &str = "plan.json";
@@ -292,7 +292,7 @@ mod tests {
     fn what_a_dead_watcher_left_is_removed_by_whoever_looks() {
         let base = tempfile::tempdir().unwrap();
         let claim = Claim::take(base.path(), "one").unwrap().unwrap();
-        fs::write(claim.path().join("state.yaml"), "half").unwrap();
+        fs::write(claim.path().join("state.json"), "half").unwrap();
         let path = claim.path().to_owned();
         drop(claim);
         assert!(matches!(holder(&path).unwrap(), Holder::Nobody));
@@ -314,7 +314,7 @@ mod tests {
     fn a_claim_starts_from_an_empty_directory() {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir_all(base.path().join("one/ns")).unwrap();
-        fs::write(base.path().join("one/state.yaml"), "old").unwrap();
+        fs::write(base.path().join("one/state.json"), "old").unwrap();
         let claim = Claim::take(base.path(), "one").unwrap().unwrap();
         assert_eq!(fs::read_dir(claim.path()).unwrap().count(), 1);
         claim.remove().unwrap();

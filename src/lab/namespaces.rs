@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use netns_rs::{Env, NetNs};
+use nix::sched::{CloneFlags, setns};
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -62,6 +63,35 @@ impl Namespaces {
                 }),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
+        })
+    }
+
+    /// Calls `f` for each of `items`, inside its namespace, on a thread for each processor that goes from one to the next.
+    /// Results in their order.
+    ///
+    /// # Errors
+    /// The first namespace that cannot be entered.
+    pub fn visit<A: Sync, T: Send>(&self, items: &[(&str, A)], f: impl Fn(&A) -> T + Sync) -> Result<Vec<T>> {
+        let enter = |ns: &str| -> std::io::Result<()> {
+            let file = std::fs::File::open(self.path(ns))?;
+            Ok(setns(file, CloneFlags::CLONE_NEWNET)?)
+        };
+        let visit = |(ns, item): &(&str, A)| {
+            enter(ns).doing(Kind::Kernel, || format!("cannot enter namespace {ns}"))?;
+            Ok(f(item))
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = items.len().div_ceil(threads).max(1);
+        let visit_all = |items: &[(&str, A)]| items.iter().map(visit).collect::<Result<Vec<T>>>();
+        let visit_all = &visit_all;
+        std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                items.chunks(share).map(|items| scope.spawn(move || visit_all(items))).collect();
+            let mut results = Vec::with_capacity(items.len());
+            for worker in workers {
+                results.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            }
+            Ok(results)
         })
     }
 

@@ -1,5 +1,5 @@
 //! What is known of a running lab: written once by its init process, read by every later command. A [`State`] goes
-//! in and comes out as YAML. It never trusts a file that is half written: there is none until it is whole.
+//! in and comes out as JSON. It never trusts a file that is half written: there is none until it is whole.
 
 use std::fs;
 use std::io;
@@ -56,7 +56,7 @@ pub struct Job {
 impl State {
     pub(super) fn write(&self, dir: &Path) -> Result<()> {
         let what = || format!("cannot write the state of lab {}", self.lab.name);
-        let text = serde_yaml::to_string(self).doing(Kind::Bug, what)?;
+        let text = serde_json::to_vec(self).doing(Kind::Bug, what)?;
         let half = dir.join(STATE_UNFINISHED);
         fs::write(&half, text)
             .and_then(|()| fs::rename(&half, dir.join(STATE)))
@@ -65,8 +65,8 @@ impl State {
 
     /// `None` where there is none (yet) or it is not one this program wrote.
     pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read_to_string(dir.join(STATE)) {
-            Ok(text) => Ok(serde_yaml::from_str(&text).ok().filter(|s: &Self| s.schema == SCHEMA)),
+        match fs::read(dir.join(STATE)) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok().filter(|s: &Self| s.schema == SCHEMA)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -117,7 +117,7 @@ mod tests {
     fn a_half_written_state_is_no_state() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(State::read(dir.path()).unwrap(), None);
-        fs::write(dir.path().join(STATE), "schema: vilab.state/1\nlab: {na").unwrap();
+        fs::write(dir.path().join(STATE), r#"{"schema":"vilab.state/1","lab":{"na"#).unwrap();
         assert_eq!(State::read(dir.path()).unwrap(), None);
     }
 }

@@ -78,6 +78,7 @@ fn watch(base: &Path, name: &str, job: OwnedFd, up: &UnixStream) -> Result<()> {
         }
     };
     let attended = attend(&init, &signals, up, ours);
+    super::engine::end(claim.path());
     end(&init);
     let removed =
         claim.remove().doing(Kind::Environment, || format!("cannot remove the state of lab {name}"));

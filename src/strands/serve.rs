@@ -240,7 +240,11 @@ impl Process<'_> {
             Request::Strands => self.states().map_or_else(refused, Reply::Strands),
             Request::Reload { config } => self.reload(config).map_or_else(refused, |()| Reply::Done),
             Request::Counters => Reply::Counters(self.counters()),
-            Request::Accepted | Request::StrongHost { .. } | Request::Impair { .. } | Request::Shape(_) => {
+            Request::Accepted
+            | Request::StrongHost { .. }
+            | Request::Impair { .. }
+            | Request::Shape(_)
+            | Request::End => {
                 Reply::Refused("strands have nothing to do with that".to_owned())
             }
         }

@@ -237,6 +237,12 @@ pub struct Injector {
     to: libc::sockaddr_ll,
 }
 
+impl From<Injector> for OwnedFd {
+    fn from(injector: Injector) -> Self {
+        injector.fd
+    }
+}
+
 impl Injector {
     /// Through device `index`: whole frames where it is an Ethernet device, else bare IPv4 packets.
     ///

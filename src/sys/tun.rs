@@ -58,8 +58,17 @@ pub fn create_persistent_with_info(name: &str) -> io::Result<()> {
 }
 
 fn persist(fd: &OwnedFd) -> io::Result<()> {
+    set_persistent(fd.as_fd(), true)
+}
+
+/// Whether the device stays when its descriptor is closed. One that does not is taken away alone, for which the kernel takes tens
+/// of milliseconds; one that does goes with its namespace, together with all others.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_persistent(fd: BorrowedFd<'_>, stays: bool) -> io::Result<()> {
     // SAFETY: `fd` is a TUN descriptor and the argument is a plain integer.
-    unsafe { request::set_persist(fd.as_raw_fd(), 1) }?;
+    unsafe { request::set_persist(fd.as_raw_fd(), i32::from(stays)) }?;
     Ok(())
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use super::closing::LeftOver;
 use super::{
-    Base, Engine, Follower, Held, Source, by_addr, close, inodes, open_base, open_partition, open_tun,
-    places, tun,
+    Base, Engine, Follower, Held, Source, by_addr, injector, inodes, open_base, open_partition, open_tuns, places,
+    tun,
 };
 use crate::error::{Context, Kind, Result};
 use crate::fastpath::Reason;
@@ -19,6 +20,7 @@ use crate::fastpath::follow::Devices;
 use crate::fastpath::forward::Moves;
 use crate::fastpath::shaped;
 use crate::netlink::monitor::Monitor;
+use crate::shape::Later;
 use crate::sys::tun::Offloading;
 
 /// What has been opened for a new configuration, by its indices there.
@@ -29,15 +31,26 @@ struct Opened {
     tuns: BTreeMap<usize, Offloading>,
 }
 
-/// What the old configuration had and the new one has not.
-type LeftOver = (Vec<Option<Offloading>>, Vec<Option<Base>>, Vec<Option<Follower>>);
-
 impl Engine {
     /// Goes on as `new` says.
     ///
     /// # Errors
     /// If something new cannot be opened: then nothing has changed.
     pub(super) fn reload(&mut self, new: Config) -> Result<()> {
+        self.go_on(new, LeftOver::remove)
+    }
+
+    /// Carries nothing any more and has nothing open, so that the end of this process takes no time.
+    ///
+    /// # Errors
+    /// If the kernel refuses to close.
+    pub(super) fn end(&mut self) -> Result<()> {
+        let shaped = std::mem::replace(&mut self.shaped, shaped::Devices::new(self.namespaces.clone()));
+        self.held = Later::default();
+        self.go_on(Config::default(), |left_over| left_over.close(shaped))
+    }
+
+    fn go_on(&mut self, new: Config, close: impl FnOnce(LeftOver)) -> Result<()> {
         let mut moves = Moves::new(&self.config, &new);
         let inodes = inodes(&new, &self.namespaces);
         moves.leave_out(&new, |netns| self.inodes.get(netns) != inodes.get(netns));
@@ -71,9 +84,9 @@ impl Engine {
             let stays = moves.nodes[index].is_some_and(|old| self.config.nodes[old].addr == node.addr);
             if !stays {
                 let (namespaces, node) = (self.namespaces.clone(), node.clone());
-                opened
-                    .bases
-                    .insert(index, self.meanwhile(Duration::ZERO, move || open_base(&namespaces, &node))??);
+                let open =
+                    move || namespaces.run(&node.netns, || open_base(&node, &injector::Program::load()));
+                opened.bases.insert(index, self.meanwhile(Duration::ZERO, open)???);
             }
         }
         for (index, partition) in new.partitions.iter().enumerate() {
@@ -88,11 +101,11 @@ impl Engine {
                 opened.tuns.extend(tuns);
                 opened.monitors.insert(index, monitor);
             } else if !devices.is_empty() {
-                let attach = |(dev, i): (&String, &usize)| open_tun(dev).map(|fd| (*i, fd));
-                let open = move || devices.iter().map(attach).collect::<std::io::Result<Vec<_>>>();
+                let names: Vec<String> = devices.keys().cloned().collect();
+                let open = move || open_tuns(&names.iter().map(String::as_str).collect::<Vec<_>>());
                 let tuns = self.meanwhile(Duration::ZERO, move || namespaces.run(&netns, open))??;
                 let what = || format!("fast path: cannot open the TUNs of {}", partition.name);
-                opened.tuns.extend(tuns.doing(Kind::Kernel, what)?);
+                opened.tuns.extend(devices.into_values().zip(tuns.doing(Kind::Kernel, what)?));
             }
         }
         Ok(opened)
@@ -159,7 +172,7 @@ impl Engine {
         for monitor in followers.iter().flatten().filter_map(|f| f.monitor.as_ref()) {
             let _gone = self.epoll.delete(monitor);
         }
-        (tuns, bases, followers)
+        LeftOver { tuns, bases, followers }
     }
 
     /// Has events told under the new numbers.
