@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::bench::Bench;
 use common::page::Page;
 use serde_json::{Value, json};
 
@@ -255,4 +256,28 @@ fn a_signal_ends_it_and_pages_are_told() {
     assert!(page.ended().success());
     let none = common::vilab().args(["view", "view-no-such-lab"]).output().unwrap();
     assert_eq!(none.status.code(), Some(2));
+}
+
+/// The lab is in a user namespace then, from inside which it has another path than its name says.
+#[test]
+fn a_user_without_rights_has_a_page_too() {
+    let Some(bench) = Bench::unprivileged() else { return };
+    let command = |arguments: &[&str]| {
+        let mut command = bench.command(arguments);
+        command.env_remove("VILAB_RUNTIME_DIR").env("XDG_RUNTIME_DIR", bench.run_dir());
+        command
+    };
+    common::run(&mut command(&["up", &bench.file("view-user", &LAB.replace("name: l\n", ""))]));
+    let mut page = Page::start(&mut command(&["view", "--json"]));
+    let mut news = page.live();
+    assert_eq!(page.post("/api/link", &json!({ "name": "base/X--Y", "down": true })).status, 200);
+    let told = |news: &mut common::page::News, what: &str| news.any(|(_, data)| data.contains(what));
+    assert!(told(&mut news, "\"link-down\""), "of what is noted in the lab's directory");
+    assert_eq!(page.post("/api/impair", &json!({ "link": "base/Y--Z", "delay": "2ms" })).status, 200);
+    assert!(told(&mut news, "\"impairment\""));
+    let trace = page.post("/api/trace", &json!({ "from": "vi/b", "to": "vi/c" })).json();
+    assert_eq!(trace["as_computed"], true, "{trace}");
+    common::run(&mut command(&["down", "view-user"]));
+    assert_eq!(news.last(), Some(("end".to_owned(), "lab-down".to_owned())));
+    assert!(page.ended().success());
 }

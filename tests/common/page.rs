@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -44,9 +44,13 @@ impl Answer {
 impl Page {
     #[must_use]
     pub fn of(lab: &str) -> Self {
-        let mut command = super::vilab();
-        let command = command.args(["view", lab, "--json"]).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("vilab view starts");
+        Self::start(super::vilab().args(["view", lab, "--json"]))
+    }
+
+    /// As [`Self::of`], by a command of the test's own.
+    #[must_use]
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("vilab view starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("its output"));
         let mut text = String::new();
         let printed: Value = loop {

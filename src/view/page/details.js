@@ -22,17 +22,29 @@ export class Details {
   async show(thing) {
     const number = ++this.asked;
     const same = this.shown && thing && this.shown.kind === thing.kind && this.shown.name === thing.name;
+    const link = thing?.kind === 'link' ? this.known(thing.name) : null;
+    // What is impaired is filled in below.
+    const facts = link && JSON.stringify({ ...link, asked: null });
+    if (same && link && facts === this.facts) {
+      this.update();
+      return;
+    }
     const node = thing?.kind === 'node' ? await get('/api/node', { name: thing.name }) : null;
-    if (number !== this.asked || (same && thing.kind === 'link' && this.place.contains(document.activeElement) && document.activeElement.matches('input'))) return;
+    if (number !== this.asked) return;
+    this.facts = facts;
     const scrolled = same ? this.place.scrollTop : 0;
     const focus = same ? document.activeElement?.dataset?.key : null;
     this.live = [];
     this.shown = thing;
-    const parts = node ? this.node(node) : thing ? this.link(this.app.lab.links.find((l) => l.name === thing.name)) : this.lab();
+    const parts = node ? this.node(node) : link ? this.link(link) : this.lab();
     this.place.replaceChildren(...parts.filter(Boolean));
     this.update();
     this.place.scrollTop = scrolled;
     if (focus) this.place.querySelector(`[data-key="${focus}"]`)?.focus();
+  }
+
+  known(link) {
+    return this.app.lab.links.find(({ name }) => name === link);
   }
 
   update() {
@@ -137,6 +149,7 @@ export class Details {
     if (!node.routes_are_known) {
       return table('Routes of the kernel (not vilab’s to compute)', ['prefix', 'via'], node.routes.map((r) => [r.prefix, r.found]));
     }
+    if (!node.routes.length) return el('p', { class: 'hint' }, 'The kernel has no routes, as computed.');
     if (!wrong.length) {
       return table(`Routes: the kernel has all ${node.routes.length} as computed`, ['prefix', 'via'], node.routes.map((r) => [r.prefix, r.found]));
     }
@@ -163,11 +176,12 @@ export class Details {
       own.textContent = this.app.down.links.has(name) ? 'Restore' : 'Cut';
     });
     const [a, b] = link.ends;
-    const way = (from, to, side) => [`${from} → ${to}`,
+    const own = (end) => end.replace(`${link.network}/`, '');
+    const way = (from, to, side) => [`${own(from)} → ${own(to)}`,
       ...['packets', 'rate', 'bits'].map((what) => this.lively(el('td', { class: 'number' }), (cell) => {
         const value = this.app.links.get(name)?.[what][side];
         cell.textContent = value === undefined ? '' : what === 'packets' ? String(value) : short(value);
-      })), link.asked[side]];
+      })), this.lively(el('td', { class: 'words' }), (cell) => { cell.textContent = this.known(name)?.asked[side] ?? ''; })];
     return [
       el('h2', {}, name, ' ', state),
       el('p', { class: 'deeds' }, set),
