@@ -192,7 +192,7 @@ async fn trace(window: &Window) {
 
 async fn cut_and_restore(window: &Window, up: &common::Up) {
     let find = window.client.find(Locator::Id("find")).await.unwrap();
-    find.send_keys("base/X--Y").await.unwrap();
+    find.send_keys("base/X--Y\u{e007}").await.unwrap();
     window.until("shown", "document.querySelector('#details h2').textContent.startsWith('base/X--Y')").await;
     window.click("#details button.deed[data-key=set]").await;
     let is =
@@ -231,5 +231,9 @@ async fn stays_here(window: &Window, page: &Page) {
          const image = new Image(); image.onload = () => done('loaded'); image.src = 'http://127.0.0.2:9/x.png';",
         Vec::new(),
     );
-    assert_eq!(refused.await.unwrap(), "http://127.0.0.2:9/x.png", "the policy is in force");
+    let refused = refused.await.unwrap();
+    assert!(
+        refused.as_str().is_some_and(|uri| uri.starts_with("http://127.0.0.2:9")),
+        "the policy is in force: {refused}"
+    );
 }

@@ -201,10 +201,12 @@ function keys(event) {
 
 function find() {
   const { value } = byId('find');
+  if (!value) return undefined;
   const thing = ['node', 'link'].map((kind) => ({ kind, name: value })).find(known);
-  if (!thing) return;
+  if (!thing) return message(`The lab has no node or link ${value}.`);
   byId('find').value = '';
   select(thing);
+  return undefined;
 }
 
 byId('trace-mode').addEventListener('click', () => traceMode(app.tracing ? null : {}));
@@ -212,8 +214,9 @@ byId('zoom-in').addEventListener('click', () => picture.zoom(1.25));
 byId('zoom-out').addEventListener('click', () => picture.zoom(0.8));
 byId('zoom-fit').addEventListener('click', () => picture.fit());
 byId('message').querySelector('button').addEventListener('click', () => { byId('message').hidden = true; });
-byId('find').addEventListener('input', find);
-byId('find').addEventListener('change', () => { if (byId('find').value) message(`The lab has no node or link ${byId('find').value}.`); });
+// What is chosen from the list counts at once, what is typed when it is complete: one name may begin as another.
+byId('find').addEventListener('input', ({ inputType }) => { if (!inputType || inputType === 'insertReplacementText') find(); });
+byId('find').addEventListener('change', find);
 document.addEventListener('keydown', keys);
 for (const own of document.querySelectorAll('[role=tab]')) {
   own.addEventListener('click', () => tab(own.id.slice(4)));

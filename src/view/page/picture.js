@@ -28,7 +28,7 @@ export class Picture {
     place.addEventListener('keydown', (event) => this.pressed(event));
     place.addEventListener('wheel', (event) => this.wheeled(event), { passive: false });
     place.addEventListener('pointerdown', (event) => this.grabbed(event));
-    new ResizeObserver(() => this.fitted && this.fit()).observe(place);
+    new ResizeObserver(() => requestAnimationFrame(() => this.fitted && this.fit())).observe(place);
   }
 
   show(lab) {
