@@ -6,7 +6,7 @@
 //! them back where [`shape`] says so; [`strands`] watches over what the kernel spreads over several Virtual Internets;
 //! [`isis`] carries IS-IS over virtual links; [`recursion`] finds the way through routers that are Virtual Internets
 //! themselves; [`graph`] draws a lab; and [`observe`] measures what the pure stages predicted; [`capture`] writes down
-//! what passes devices. Only [`cli`] prints or chooses
+//! what passes devices; [`view`] serves a page of a running lab. Only [`cli`] prints or chooses
 //! exit codes.
 //!
 //! The architecture is that of Touch, Wang, Eggert and Finn, "A Virtual Internet Architecture",
@@ -34,3 +34,4 @@ pub mod shape;
 pub mod spec;
 pub mod strands;
 pub mod sys;
+pub mod view;

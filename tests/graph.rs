@@ -123,3 +123,29 @@ fn located_nodes_lie_as_on_a_map() {
     let other = lies("somewhere");
     assert!((other.x - e.x).hypot(other.y - e.y) < 2.0, "beside its neighbour: {other:?} {e:?}");
 }
+
+/// The picture for a page has each node and link under its full name, and leaves colours to the page.
+#[test]
+fn the_picture_for_a_page_says_whose_each_part_is() {
+    for path in labs() {
+        let lab = lab::load(&path).expect("the lab is right");
+        let text = graph::page_svg(&graph_of(&lab, &[]));
+        let drawn = roxmltree::Document::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let marked = |tag: &str, attribute: &str| {
+            let parts = drawn.descendants().filter(|n| n.has_tag_name(("http://www.w3.org/2000/svg", tag)));
+            let mut names: Vec<String> =
+                parts.filter_map(|n| n.attribute(attribute)).map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        let mut nodes: Vec<String> = lab.named_nodes().map(|n| lab.full_name(n.id)).collect();
+        let links = lab.named_networks().flat_map(|n| &n.links).chain(lab.gateways.iter().map(|g| &g.link));
+        let mut links: Vec<String> = links.map(|l| lab.full_link_name(l.id)).collect();
+        nodes.sort();
+        links.sort();
+        assert_eq!(marked("g", "data-node"), nodes, "{}", path.display());
+        assert_eq!(marked("text", "data-node"), nodes, "{}", path.display());
+        assert_eq!(marked("path", "data-link"), links, "{}", path.display());
+        assert!(!text.contains(" style=") && !text.contains("#fff"), "{}", path.display());
+    }
+}

@@ -3,7 +3,7 @@
 
 use clap::Subcommand;
 
-use super::{DONE, link, measure, node, output};
+use super::{DONE, link, node, output};
 use crate::error::Result;
 use crate::lab::Running;
 use crate::model::{Lab, Target};
@@ -76,14 +76,8 @@ pub(super) fn node(args: &NodeArgs) -> Result<u8> {
 }
 
 fn set(lab: &Running, target: Target, down: bool) -> Result<u8> {
-    lab.join()?;
-    measure::with_context(lab, |context| {
-        lab.set_fault(target, down, |faults| {
-            observe::enact(context, faults, &Faults::of(target))?;
-            said(&lab.state().lab, target, down, faults);
-            Ok(())
-        })
-    })?;
+    let faults = observe::set_fault(lab, target, down)?;
+    said(&lab.state().lab, target, down, &faults);
     Ok(DONE)
 }
 
@@ -93,11 +87,9 @@ fn said(lab: &Lab, target: Target, down: bool, faults: &Faults) {
         Target::Link(id) => format!("link {}", lab.full_link_name(id)),
         Target::Node(id) => format!("node {}", lab.full_name(id)),
     };
-    let ends = faults.ends(lab);
-    let stays = Faults::of(target).ends(lab).iter().filter(|e| ends.contains(e)).count();
-    output::note(&match (down, stays) {
+    output::note(&match (down, observe::kept_down(lab, target, faults)) {
         (true, _) => format!("{name} is down"),
         (false, 0) => format!("{name} is up"),
-        (false, _) => format!("{name} is up, but what else is down keeps {stays} of its link ends down"),
+        (false, stays) => format!("{name} is up, but what else is down keeps {stays} of its link ends down"),
     });
 }

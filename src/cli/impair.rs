@@ -4,10 +4,10 @@
 use serde_json::json;
 
 use super::table::table;
-use super::{DONE, link, measure, output};
-use crate::error::{Error, Result};
+use super::{DONE, link, output};
+use crate::error::Result;
 use crate::lab::Running;
-use crate::model::{EndId, GATEWAYS, Impairment, Lab, LinkId, LinkMeasured};
+use crate::model::{EndId, Impairment, Lab, LinkId, LinkMeasured, Wish};
 use crate::observe;
 use crate::routing::{Journeys, Rib};
 use crate::spec::units;
@@ -64,30 +64,10 @@ fn rate(text: &str) -> std::result::Result<u64, String> {
 pub(super) fn run(args: &Args) -> Result<u8> {
     let mut lab = Running::open_or_only(args.lab.as_deref())?;
     let link = link::find(&lab.state().lab, &args.link)?;
-    if link.net == GATEWAYS {
-        return Err(Error::usage("a gateway is not impaired").hint("impair a link on either side of it"));
-    }
     let before = lab.state().lab.link(link).impair;
     let turned = lab.state().lab.is_turned(link, &args.link);
     let to = args.apply(&before, turned)?;
-    if to != before {
-        if measure::needs_engine(lab.state(), link, &to) {
-            lab.start_engine()?;
-        }
-        lab.join()?;
-        measure::with_context(&lab, |context| observe::impair(context, link, &to))?;
-    } else {
-        lab.join()?;
-    }
-    lab.amend(|state| state.lab.networks[link.net.0].links[link.index].impair = to)?;
-    // The others too: those above it have changed with it.
-    let impaired: Vec<LinkId> = lab.state().lab.impaired_links().collect();
-    let links: Vec<LinkId> = impaired.iter().copied().filter(|l| *l != link).chain([link]).collect();
-    let mut measured = measure::with_context(&lab, |context| observe::measure(context, &links))?;
-    let this = measured.iter().copied().find(|m| m.link == link);
-    measured.retain(|m| impaired.contains(&m.link));
-    measured.sort_by_key(|m| m.link);
-    lab.amend(|state| state.measured = measured)?;
+    let this = observe::set_impairment(&mut lab, link, to)?;
     let rows = rows(&lab.state().lab, this.as_slice());
     if args.json {
         output::json(&json!({
@@ -104,26 +84,18 @@ pub(super) fn run(args: &Args) -> Result<u8> {
 impl Args {
     /// What both directions do then.
     fn apply(&self, before: &[Impairment; 2], turned: bool) -> Result<[Impairment; 2]> {
-        let mut to = *before;
         let mut chosen = [!self.backward, !self.forward];
         if turned {
             chosen.reverse();
         }
-        for (to, _) in to.iter_mut().zip(chosen).filter(|(_, chosen)| *chosen) {
-            let from = if self.clear { Impairment::default() } else { *to };
-            *to = Impairment {
-                delay_us: self.delay.unwrap_or(from.delay_us),
-                jitter_us: self.jitter.unwrap_or(from.jitter_us),
-                loss_ppm: self.loss.unwrap_or(from.loss_ppm),
-                rate_bps: self.rate.or(from.rate_bps),
-            };
-        }
-        if to.iter().any(|i| i.jitter_us > i.delay_us) {
-            let error =
-                Error::usage("jitter cannot be greater than delay: no packet arrives before it is sent");
-            return Err(error.hint("give both, or --clear"));
-        }
-        Ok(to)
+        let wish = Wish {
+            delay_us: self.delay,
+            jitter_us: self.jitter,
+            loss_ppm: self.loss,
+            rate_bps: self.rate,
+            clear: self.clear,
+        };
+        wish.of(before, chosen)
     }
 }
 

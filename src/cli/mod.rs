@@ -31,6 +31,7 @@ mod table;
 mod test;
 mod trace;
 mod up;
+mod view;
 mod wait;
 
 use std::process::ExitCode;
@@ -101,6 +102,8 @@ enum Command {
     Capture(capture::Args),
     /// Print what happens in a lab as it happens, one JSON object a line
     Events(events::Args),
+    /// Show a running lab in a browser: its picture, counters, traces, faults
+    View(view::Args),
     /// Run the tests of a lab file
     Test(test::Args),
     /// Check a lab file
@@ -163,6 +166,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Trace(args) => trace::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::View(args) => view::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Expand(args) => expand::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -180,15 +180,6 @@ impl Details<'_> {
         nodes.chain(links).collect()
     }
 
-    fn state_of(&self, stats: &LinkStats) -> &'static str {
-        match stats.ends {
-            [Some(a), Some(b)] if !a.up || !b.up => "down",
-            [Some(_), Some(_)] if self.dead.contains(&stats.link) => "dead",
-            [Some(_), Some(_)] => "up",
-            _ => "gone",
-        }
-    }
-
     fn print_nodes(&self) {
         let rows: Vec<_> = self.lab().named_nodes().map(|n| self.node_row(n.id)).collect();
         section("nodes", &["network", "node", "role", "at", "address", "mtu", "dataplane"], &rows);
@@ -236,7 +227,7 @@ impl Details<'_> {
             link.pairs(0).map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>().join(", "),
             link.mtu.to_string(),
             link.cost.to_string(),
-            self.state_of(stats).to_owned(),
+            stats.state(&self.dead).to_owned(),
             packets(stats),
         ];
         row.extend(self.any_security().then(|| link.security.map_or("", |s| s.as_str()).to_owned()));
@@ -422,7 +413,7 @@ impl Details<'_> {
             "mtu": link.mtu,
             "security": link.security,
             "cost": link.cost,
-            "state": self.state_of(stats),
+            "state": stats.state(&self.dead),
             "ends": [end(0), end(1)],
             "spread": link.parallel.as_ref().map(|p| p.spread),
             "strands": self.strands_json(link),

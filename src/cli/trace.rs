@@ -4,17 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use super::{DONE, FAILED, measure, node, output};
+use super::{DONE, FAILED, node, output};
 use crate::capture::{Filter, WHOLE};
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Context as _, Kind, Result};
 use crate::graph::{self, HeaderBox, StackRow};
 use crate::lab::Running;
-use crate::lab::control::Status;
-use crate::lab::course::State;
-use crate::model::Lab;
-use crate::observe::{self, Cause, CauseKind, HeaderSeen, Live, Passing, Stack, Trace};
+use crate::observe::{self, Followed, HeaderSeen, Live, Passing, Stack, Trace};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -61,59 +56,21 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         Some(near) => near.id,
         None => node::find(lab, &args.to)?,
     };
-    if !lab.joined(from.net).contains(&to.net) {
-        let title = format!("{} and {} are in different networks", lab.full_name(from), lab.full_name(to));
-        return Err(Error::usage(title).hint("no gateway joins them: neither knows the other"));
-    }
     let filter = args.filter.as_ref().map(|text| Filter::compile(text, WHOLE)).transpose()?;
     let live = Live { patience: args.patience, filter };
-    running.join()?;
-    let faults = running.faults()?;
-    let mut trace = measure::with_context(&running, |context| match args.live {
-        true => observe::follow_live(context, &faults, from, to, &live),
-        false => observe::follow(context, &faults, from, to, args.size),
-    })?;
-    if !trace.is_as_computed() || !trace.arrived {
-        trace.causes.extend(services(lab, &running.init()?.services()?));
-    }
+    let what = if args.live { Followed::Live(live) } else { Followed::Probe(args.size) };
+    let trace = observe::follow_in(&running, from, to, &what)?;
     if let Some(file) = &args.output {
         let picture = graph::stacks(&rows(&trace), &verdict(&trace));
         std::fs::write(file, picture)
             .doing(Kind::Environment, || format!("cannot write {}", file.display()))?;
     }
     if args.json {
-        output::json(&as_json(&lab.name, &trace)?)?;
+        output::json(&trace.to_json(&lab.name)?)?;
     } else {
         lines(&trace, args.bytes).iter().for_each(|line| output::line(line));
     }
     Ok(if trace.arrived && trace.is_as_computed() { DONE } else { FAILED })
-}
-
-/// What the lab needs and what does not run: the engine, routing daemons, the adapter.
-pub(super) fn services(lab: &Lab, all: &[Status]) -> Vec<Cause> {
-    let apps: Vec<&str> = lab.apps.iter().map(|app| app.name.as_str()).collect();
-    let down = |s: &&Status| !apps.contains(&s.name.as_str()) && s.state != State::Running;
-    all.iter()
-        .filter(down)
-        .map(|s| {
-            let last = s.last.as_ref().map(|last| format!(", {last}")).unwrap_or_default();
-            let what = format!("{} does not run: {}{last}", s.name, s.state);
-            Cause {
-                kind: CauseKind::Service,
-                at: s.node.clone().unwrap_or_else(|| "the lab".to_owned()),
-                what,
-            }
-        })
-        .collect()
-}
-
-fn as_json(lab: &str, trace: &Trace) -> Result<Value> {
-    let mut value = json!({ "schema": "vilab.trace/1", "lab": lab, "as_computed": trace.is_as_computed() });
-    let whole = serde_json::to_value(trace).doing(Kind::Bug, || "cannot write JSON".into())?;
-    if let (Some(to), Value::Object(from)) = (value.as_object_mut(), whole) {
-        to.extend(from);
-    }
-    Ok(value)
 }
 
 /// The table: for each wire what is done before it, then the stack, the outermost header first.

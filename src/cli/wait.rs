@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{DONE, measure, output, trace, up};
+use super::{DONE, measure, output, up};
 use crate::error::{Error, Result};
 use crate::lab::Running;
 use crate::observe::{self, Converged};
@@ -38,7 +38,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 /// Routes are not as computed where what makes them does not run.
 fn with_services(lab: &Running, error: Error) -> Error {
     let services = lab.init().and_then(|mut init| init.services()).unwrap_or_default();
-    let causes = trace::services(&lab.state().lab, &services);
+    let causes = observe::down_services(&lab.state().lab, &services);
     causes.iter().map(|cause| format!("at {}: {}", cause.at, cause.what)).fold(error, Error::because)
 }
 

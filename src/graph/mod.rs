@@ -25,7 +25,7 @@ pub use dot::dot;
 pub use mermaid::mermaid;
 pub use stacks::{HeaderBox, StackRow, stacks};
 pub use stress::Point;
-pub use svg::svg;
+pub use svg::{page_svg, svg};
 
 /// More nodes than this in one network are not laid out: nobody could read them.
 pub const LARGEST: usize = 1000;

@@ -2,6 +2,7 @@
 //! script; what a node or link is stands in its `title`, which browsers show under the pointer.
 
 mod labels;
+mod legend;
 mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,15 +17,15 @@ use crate::model::Role;
 
 /// Okabe and Ito's colours, told apart by those who are colour-blind too, darkened where thin lines need it; first the
 /// base network's.
-const BASE_TONE: Tone = Tone(0x3f, 0x4a, 0x59);
+const BASE_TONE: Tone = Tone::Rgb(0x3f, 0x4a, 0x59);
 const TONES: [Tone; 7] = [
-    Tone(0x00, 0x6f, 0xb0),
-    Tone(0xcf, 0x5a, 0x00),
-    Tone(0x00, 0x8a, 0x66),
-    Tone(0xa8, 0x4b, 0x87),
-    Tone(0x8a, 0x6d, 0x00),
-    Tone(0x2a, 0x8f, 0xc4),
-    Tone(0x7a, 0x4a, 0xc0),
+    Tone::Rgb(0x00, 0x6f, 0xb0),
+    Tone::Rgb(0xcf, 0x5a, 0x00),
+    Tone::Rgb(0x00, 0x8a, 0x66),
+    Tone::Rgb(0xa8, 0x4b, 0x87),
+    Tone::Rgb(0x8a, 0x6d, 0x00),
+    Tone::Rgb(0x2a, 0x8f, 0xc4),
+    Tone::Rgb(0x7a, 0x4a, 0xc0),
 ];
 const NAME_SIZE: f64 = 12.5;
 const TITLE_SIZE: f64 = 15.0;
@@ -44,6 +45,17 @@ const PAD_MORE: f64 = 11.0;
 #[must_use]
 pub fn svg(graph: &Graph) -> String {
     Picture::new(graph).draw()
+}
+
+/// Draws a graph for a page that shows it with a style sheet of its own: colours are the variables `--p0` to `--p7`, `--ink`
+/// and `--paper`; nodes, their names and lines to their places have `data-node`, links and gateways `data-link`, planes
+/// `data-plane`, with full names.
+#[must_use]
+pub fn page_svg(graph: &Graph) -> String {
+    let mut picture = Picture::new(graph);
+    picture.page = true;
+    picture.labels.page = true;
+    picture.draw()
 }
 
 pub(super) fn tone(plane: usize) -> Tone {
@@ -67,6 +79,8 @@ struct Picture<'a> {
     sheet: Sheet,
     labels: Labels,
     glyphs: BTreeSet<Glyph>,
+    /// For a page around it.
+    page: bool,
     out: String,
 }
 
@@ -74,7 +88,7 @@ impl<'a> Picture<'a> {
     fn new(graph: &'a Graph) -> Self {
         let sheet = Sheet::of(graph);
         let (labels, glyphs) = (Labels::default(), BTreeSet::new());
-        Self { graph, sheet, labels, glyphs, out: String::new() }
+        Self { graph, sheet, labels, glyphs, page: false, out: String::new() }
     }
 
     fn draw(mut self) -> String {
@@ -88,8 +102,15 @@ impl<'a> Picture<'a> {
             self.out.push_str(&label);
         }
         let bottom = self.legend(self.sheet.height + 8.0);
-        let height = self.caption(bottom, width);
         let name = escape(&self.graph.lab);
+        if self.page {
+            let (w, h) = (number(width), number(bottom));
+            return format!(
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\">\n{}</svg>\n",
+                self.out
+            );
+        }
+        let height = self.caption(bottom, width);
         let style = format!(
             "text{{font-family:'Helvetica Neue',Helvetica,Arial,'DejaVu Sans',sans-serif;fill:#1d232b}}\
              .n{{font-size:{NAME_SIZE}px;paint-order:stroke;stroke:#fff;stroke-width:3.5px;stroke-linejoin:round}}\
@@ -104,6 +125,26 @@ impl<'a> Picture<'a> {
         )
     }
 
+    fn tone(&self, plane: usize) -> Tone {
+        if self.page {
+            Tone::Page(if plane == 0 { 0 } else { (plane - 1) % TONES.len() + 1 })
+        } else {
+            tone(plane)
+        }
+    }
+
+    fn ink(&self) -> &'static str {
+        if self.page { "var(--ink)" } else { "#1d232b" }
+    }
+
+    /// What tells the page around it whose this is.
+    fn mark(&self, class: &str, kind: &str, name: &str) -> String {
+        match self.page {
+            true => format!(" class=\"{class}\" data-{kind}=\"{}\"", escape(name)),
+            false => String::new(),
+        }
+    }
+
     fn put(&mut self, text: std::fmt::Arguments<'_>) {
         // Writing to a string cannot fail.
         let _never = self.out.write_fmt(text);
@@ -113,7 +154,7 @@ impl<'a> Picture<'a> {
     /// Dashed lines from the nodes of a plane to where they are placed, and dotted ones from phantom VHs to the router
     /// whose ports they are.
     fn feet(&mut self, plane: usize) {
-        let colour = tone(plane).hex();
+        let colour = self.tone(plane).hex();
         let faint = if self.graph.planes[plane].nodes.len() > MANY { 0.45 } else { 1.0 };
         self.put(format_args!("<g stroke=\"{colour}\" stroke-opacity=\"{faint}\">"));
         for (index, node) in self.graph.planes[plane].nodes.iter().enumerate() {
@@ -122,7 +163,10 @@ impl<'a> Picture<'a> {
                 let to = self.sheet.spot(*at);
                 self.labels.line(from, to);
                 let (a, b) = (around(from, to, 9.0), around(to, from, 11.0));
-                self.put(format_args!("<path class=\"f\" d=\"M{} {}\"/>", pair(a), pair(b)));
+                let mark =
+                    self.mark("f foot", "node", &format!("{}/{}", self.graph.planes[plane].name, node.name));
+                let class = if self.page { &mark } else { " class=\"f\"" };
+                self.put(format_args!("<path{class} d=\"M{} {}\"/>", pair(a), pair(b)));
             }
         }
         let ports = self.ports(plane);
@@ -155,11 +199,12 @@ impl<'a> Picture<'a> {
     fn board(&mut self, index: usize) {
         let graph = self.graph;
         let (plane, board) = (&graph.planes[index], self.sheet.boards[index].clone());
-        let tone = tone(index);
+        let tone = self.tone(index);
+        let mark = self.mark("plane", "plane", &plane.name);
         let corners: Vec<String> = board.corners.iter().map(|c| pair(*c)).collect();
         let (fill, edge) = (tone.mixed(0.93), tone.mixed(0.55));
         self.put(format_args!(
-            "<g>\n<polygon points=\"{}\" fill=\"{fill}\" fill-opacity=\"0.82\" stroke=\"{edge}\"/>",
+            "<g{mark}>\n<polygon points=\"{}\" fill=\"{fill}\" fill-opacity=\"0.82\" stroke=\"{edge}\"/>",
             corners.join(" ")
         ));
         let blobs = blobs(plane, &board);
@@ -175,7 +220,9 @@ impl<'a> Picture<'a> {
             let name = node.name.strip_prefix(around).and_then(|n| n.strip_prefix('.')).unwrap_or(&node.name);
             let radius = glyph(node).radius();
             self.labels.node(*at, radius);
-            self.labels.want(Label { text: name.to_owned(), at: *at, radius, below: index == 0, bold: None });
+            let mark = self.mark("n", "node", &format!("{}/{}", plane.name, node.name));
+            let below = index == 0;
+            self.labels.want(Label { text: name.to_owned(), at: *at, radius, below, bold: None, mark });
         }
     }
 
@@ -191,9 +238,11 @@ impl<'a> Picture<'a> {
         let wide =
             shapes::text_width(&plane.name, TITLE_SIZE) + shapes::text_width(&about, CAPTION_SIZE) + 8.0;
         let about = if wide < right.x - left.x - 30.0 { escape(&about) } else { String::new() };
-        let (x, y, colour) = (number(at.x), number(at.y), tone.hex());
+        let (x, y, size) = (number(at.x), number(at.y), format!("{CAPTION_SIZE}px"));
+        let fill = styled(self.page, &[("fill", &tone.hex())]);
+        let light = styled(self.page, &[("font-weight", "normal"), ("font-size", &size)]);
         self.put(format_args!(
-            "<text class=\"t\" x=\"{x}\" y=\"{y}\" style=\"fill:{colour}\">{}<tspan dx=\"7\" style=\"font-weight:normal;font-size:{CAPTION_SIZE}px\" \
+            "<text class=\"t\" x=\"{x}\" y=\"{y}\"{fill}>{}<tspan dx=\"7\"{light} \
              fill-opacity=\"0.75\">{about}</tspan></text>",
             escape(&plane.name)
         ));
@@ -219,6 +268,7 @@ impl<'a> Picture<'a> {
             radius: 0.0,
             below: false,
             bold: Some(tone.hex()),
+            mark: String::new(),
         });
     }
 
@@ -251,13 +301,14 @@ impl<'a> Picture<'a> {
                 ));
             }
             let wide = if line.security.is_some() { 5.0 } else { 2.0 };
+            let mark = self.mark("l link", "link", &format!("{}/{}", plane.name, line.name));
+            let class = if self.page { &mark } else { " class=\"l\"" };
             self.put(format_args!(
-                "<path class=\"l\" stroke-width=\"{wide}\" d=\"{path}\"><title>{about}</title></path>"
+                "<path{class} stroke-width=\"{wide}\" d=\"{path}\"><title>{about}</title></path>"
             ));
             if line.security.is_some() {
-                self.put(format_args!(
-                    "<path class=\"l\" style=\"stroke:#fff\" stroke-width=\"1.6\" d=\"{path}\"/>"
-                ));
+                let light = styled(self.page, &[("stroke", tone.paper())]);
+                self.put(format_args!("<path class=\"l\"{light} stroke-width=\"1.6\" d=\"{path}\"/>"));
             }
         }
         self.put(format_args!("</g>"));
@@ -269,7 +320,8 @@ impl<'a> Picture<'a> {
         let tone = if node.part.is_some() { self.mapped() } else { tone };
         let about = escape(&about_node(self.graph, plane, node));
         let shape = glyph.drawn(at, tone);
-        self.put(format_args!("<g><title>{about}</title>{shape}</g>"));
+        let mark = self.mark("node", "node", &format!("{}/{}", plane.name, node.name));
+        self.put(format_args!("<g{mark}><title>{about}</title>{shape}</g>"));
     }
 
     fn gateways(&mut self) {
@@ -283,8 +335,10 @@ impl<'a> Picture<'a> {
             self.labels.line(via, b);
             let (a, b) = (around(a, via, 9.0), around(b, via, 9.0));
             let about = escape(&format!("gateway {}", wire.name));
+            let (ink, mark) = (self.ink(), self.mark("l link", "link", &format!("gateways/{}", wire.name)));
+            let class = if self.page { &mark } else { " class=\"l\"" };
             self.put(format_args!(
-                "<path class=\"l\" stroke=\"#1d232b\" stroke-width=\"2.4\" d=\"M{}Q{} {}\"><title>{about}</title></path>",
+                "<path{class} stroke=\"{ink}\" stroke-width=\"2.4\" d=\"M{}Q{} {}\"><title>{about}</title></path>",
                 pair(a),
                 pair(via),
                 pair(b)
@@ -294,62 +348,7 @@ impl<'a> Picture<'a> {
 
     /// The colour of the VI whose map this is: the highest one.
     fn mapped(&self) -> Tone {
-        tone(self.graph.planes.len().saturating_sub(1))
-    }
-
-    /// What the signs mean; where it ends.
-    fn legend(&mut self, top: f64) -> f64 {
-        let mut entries: Vec<(String, &str)> = Vec::new();
-        let at = |x: f64, y: f64| Point::new(x, y);
-        let glyphs: Vec<Glyph> = self.glyphs.iter().copied().collect();
-        let tone = BASE_TONE;
-        entries.extend(
-            glyphs
-                .iter()
-                .map(|g| (g.drawn(at(0.0, 0.0), if g.is_part() { self.mapped() } else { tone }), g.words())),
-        );
-        let line = |style: &str| format!("<path d=\"M-13 0 13 0\" stroke=\"{}\" {style}/>", tone.hex());
-        if self.graph.planes.len() > 1 {
-            entries.push((line("class=\"f\""), "placed on"));
-        }
-        if self.graph.planes.iter().flat_map(|p| &p.nodes).any(|n| !n.ports.is_empty()) {
-            entries.push((
-                line("class=\"l\" stroke-width=\"2.6\" stroke-dasharray=\"0.1 5.5\""),
-                "is a port of",
-            ));
-        }
-        if self.graph.planes.iter().flat_map(|p| &p.links).any(|l| l.security.is_some()) {
-            let twice = line("class=\"l\" stroke-width=\"5\"")
-                + "<path d=\"M-13 0 13 0\" stroke=\"#fff\" stroke-width=\"1.6\"/>";
-            entries.push((twice, "link under ESP"));
-        }
-        if self.graph.planes.iter().flat_map(|p| &p.links).any(|l| l.carries) {
-            let glow = format!(
-                "<path d=\"M-13 0 13 0\" stroke=\"{}\" stroke-width=\"9\"/>",
-                self.mapped().mixed(0.6)
-            );
-            entries.push((glow + &line("class=\"l\" stroke-width=\"2\""), "carries its tunnels"));
-        }
-        if !self.graph.gateways.is_empty() {
-            entries.push((
-                "<path d=\"M-13 0 13 0\" stroke=\"#1d232b\" stroke-width=\"2.4\"/>".to_owned(),
-                "gateway",
-            ));
-        }
-        let (mut x, mut y) = (MARGIN + 14.0, top + 12.0);
-        let width = self.sheet.width.max(LEAST_WIDTH);
-        for (shape, words) in entries {
-            let wide = 22.0 + shapes::text_width(words, CAPTION_SIZE) + 26.0;
-            if x + wide - 20.0 > width && x > MARGIN + 20.0 {
-                (x, y) = (MARGIN + 14.0, y + 26.0);
-            }
-            let (gx, gy, tx, ty) = (number(x), number(y), number(x + 21.0), number(y + 4.5));
-            self.put(format_args!(
-                "<g transform=\"translate({gx} {gy})\">{shape}</g><text class=\"c\" x=\"{tx}\" y=\"{ty}\">{words}</text>"
-            ));
-            x += wide;
-        }
-        y + 18.0
+        self.tone(self.graph.planes.len().saturating_sub(1))
     }
 
     /// The lab's name and description; where it ends.
@@ -375,6 +374,15 @@ impl<'a> Picture<'a> {
         }
         y + MARGIN - CAPTION_LEADING + 4.0
     }
+}
+
+/// Properties of an element: in a page as attributes, which its policy allows and its style sheet overrides.
+fn styled(page: bool, properties: &[(&str, &str)]) -> String {
+    if page {
+        return properties.iter().map(|(name, value)| format!(" {name}=\"{value}\"")).collect();
+    }
+    let all: Vec<String> = properties.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+    format!(" style=\"{}\"", all.join(";"))
 }
 
 fn pair(p: Point) -> String {

@@ -81,6 +81,17 @@ impl Running {
         Ok(labs)
     }
 
+    /// The same lab, as its state is now. Unlike by its name it is found from inside its user namespace too.
+    ///
+    /// # Errors
+    /// If it has gone down.
+    pub fn again(&self) -> Result<Self> {
+        let state = State::read(&self.dir)
+            .doing(Kind::Environment, || format!("cannot look at lab {}", self.name()))?;
+        let state = state.ok_or_else(|| Error::usage(format!("lab {} is no longer up", self.name())))?;
+        Ok(Self { dir: self.dir.clone(), state })
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.state.lab.name

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Impairment, Lab, Link, LinkId};
+use crate::error::{Error, Result};
 
 /// What one direction of a link was measured to do; what could not be measured is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -26,6 +27,42 @@ pub struct Measured {
 pub struct LinkMeasured {
     pub link: LinkId,
     pub directions: [Option<Measured>; 2],
+}
+
+/// What is asked of a link that does something already; what is not named stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wish {
+    pub delay_us: Option<u64>,
+    pub jitter_us: Option<u64>,
+    pub loss_ppm: Option<u32>,
+    pub rate_bps: Option<u64>,
+    /// Ends what was asked before.
+    pub clear: bool,
+}
+
+impl Wish {
+    /// What both directions do then, where the `chosen` ones follow the wish.
+    ///
+    /// # Errors
+    /// If a packet would arrive before it is sent.
+    pub fn of(&self, before: &[Impairment; 2], chosen: [bool; 2]) -> Result<[Impairment; 2]> {
+        let mut to = *before;
+        for (to, _) in to.iter_mut().zip(chosen).filter(|(_, chosen)| *chosen) {
+            let from = if self.clear { Impairment::default() } else { *to };
+            *to = Impairment {
+                delay_us: self.delay_us.unwrap_or(from.delay_us),
+                jitter_us: self.jitter_us.unwrap_or(from.jitter_us),
+                loss_ppm: self.loss_ppm.unwrap_or(from.loss_ppm),
+                rate_bps: self.rate_bps.or(from.rate_bps),
+            };
+        }
+        if to.iter().any(|i| i.jitter_us > i.delay_us) {
+            let error =
+                Error::usage("jitter cannot be greater than delay: no packet arrives before it is sent");
+            return Err(error.hint("give both, or --clear"));
+        }
+        Ok(to)
+    }
 }
 
 impl Impairment {

@@ -28,7 +28,7 @@ pub use difference::{Difference, Fate, differences};
 pub use emulated::{Emulated, Port};
 pub use expect::{Expectation, Expectations};
 pub use gateway::{External, GATEWAYS, Gateway};
-pub use impair::{LinkMeasured, Measured};
+pub use impair::{LinkMeasured, Measured, Wish};
 pub use parallel::{Parallel, Spread, Strand};
 
 use crate::error::Result;

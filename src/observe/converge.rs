@@ -113,6 +113,16 @@ pub fn routes(ctx: &Context<'_>, faults: &Faults) -> Result<Vec<(NodeId, Vec<Rou
     Ok(nodes.into_iter().zip(rows).collect())
 }
 
+/// The routes of one node, expected under `faults` beside found, and whether those expected are known in advance.
+///
+/// # Errors
+/// If it cannot be entered or asked.
+pub fn routes_of(ctx: &Context<'_>, faults: &Faults, node: NodeId) -> Result<(Vec<RouteRow>, bool)> {
+    let expected = Expected::compute(ctx.lab, ctx.rib, faults);
+    let rows = fib::rows(ctx.lab, &expected, node, &snapshot(ctx, node)?);
+    Ok((rows, !expected.unknown.contains(&node.net)))
+}
+
 fn open(ctx: &Context<'_>, node: NodeId) -> Result<Monitor> {
     ctx.namespaces.run(&ctx.lab.node(node).netns, Monitor::open)?
 }

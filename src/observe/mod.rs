@@ -31,6 +31,7 @@ mod resolve;
 mod routes;
 mod rules;
 mod runner;
+mod running;
 mod sizes;
 mod strands;
 mod tcp;
@@ -44,7 +45,7 @@ use std::thread;
 
 pub use actions::{Actions, enact};
 pub use causes::{Cause, CauseKind};
-pub use converge::{Converged, converge, patience, routes as route_rows};
+pub use converge::{Converged, converge, patience, routes as route_rows, routes_of};
 pub use counters::counters;
 pub use devices::{EndStats, LinkStats, gateways, links};
 pub use fib::{Difference, RouteRow};
@@ -56,6 +57,7 @@ pub use reach::{Reached, Verified, reach, verify, verify_within};
 pub use resolve::{Chain, Found, Question, Resolution, Step, Way, resolve};
 pub use rules::{Rule, rules};
 pub use runner::{Moment, TestResult, run_tests};
+pub use running::{Followed, down_services, follow_in, kept_down, set_fault, set_impairment, with_context};
 pub use strands::{LinkStrands, strands};
 pub use trace::{Hop, trace};
 

@@ -9,6 +9,7 @@
 )]
 
 pub mod bench;
+pub mod page;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -37,14 +38,15 @@ vis:
     links: [c -- R.p1, d -- R.p2]
 ";
 
-/// Whether this machine has `feature`: `netns` (namespaces can be made), `kernel` (ipip, nftables, netem and ESP) or
-/// `frr`. Where the environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
+/// Whether this machine has `feature`: `netns` (namespaces can be made), `kernel` (ipip, nftables, netem and ESP),
+/// `frr` or `browser` (Chromium and its driver). Where the environment variable `VILAB_REQUIRE` names it, its absence is a failure instead of a visible skip.
 #[must_use]
 pub fn can(feature: &str) -> bool {
     let machine = doctor::machine().unwrap_or_default();
     let can = match feature {
         "kernel" => machine.ipip && machine.nft && machine.netem && machine.esp,
         "frr" => machine.frr.is_some(),
+        "browser" => ["chromium", "chromedriver"].into_iter().all(vilab::process::installed),
         _ => machine.tun,
     };
     let required = std::env::var("VILAB_REQUIRE").unwrap_or_default();

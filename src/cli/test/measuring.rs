@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence;
 use super::outcome::Check;
-use crate::cli::{measure, trace};
+use crate::cli::measure;
 use crate::error::{Context, Kind, Result};
 use crate::lab::Running;
 use crate::model::{Lab, Test};
@@ -77,7 +77,7 @@ pub(in crate::cli) fn run(name: &str) -> Result<()> {
 /// What the lab needs and what does not run.
 fn services(running: &Running) -> Vec<Cause> {
     let services = running.init().and_then(|mut init| init.services()).unwrap_or_default();
-    trace::services(&running.state().lab, &services)
+    observe::down_services(&running.state().lab, &services)
 }
 
 fn check(result: &TestResult) -> Check {

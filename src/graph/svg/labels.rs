@@ -1,8 +1,8 @@
 //! Where names stand. Nodes, lines and areas to keep clear of, and the names wanted, go in; text elements come out, each
 //! beside its node on the side where it covers least.
 
-use super::NAME_SIZE;
 use super::shapes::{distance, escape, number, text_width};
+use super::{NAME_SIZE, styled};
 use crate::graph::Point;
 
 /// A name for something at a point.
@@ -15,6 +15,8 @@ pub(super) struct Label {
     pub(super) below: bool,
     /// In this colour and bold.
     pub(super) bold: Option<String>,
+    /// Attributes in place of the class, for a page.
+    pub(super) mark: String,
 }
 
 /// What a picture has so far.
@@ -24,6 +26,7 @@ pub(super) struct Labels {
     lines: Vec<(Point, Point)>,
     areas: Vec<Area>,
     wanted: Vec<Label>,
+    pub(super) page: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,10 +129,11 @@ impl Labels {
         let area = area(places[best]);
         self.areas.push(area);
         let (x, y) = (number((area.least.x + area.most.x) / 2.0), number(area.most.y - high * 0.16));
-        let bold =
-            label.bold.as_ref().map(|c| format!(" style=\"font-weight:bold;fill:{c}\"")).unwrap_or_default();
+        let bold = label.bold.as_ref().map(|c| styled(self.page, &[("font-weight", "bold"), ("fill", c)]));
+        let bold = bold.unwrap_or_default();
+        let class = if label.mark.is_empty() { " class=\"n\"" } else { &label.mark };
         format!(
-            "<text class=\"n\"{bold} text-anchor=\"middle\" x=\"{x}\" y=\"{y}\">{}</text>\n",
+            "<text{class}{bold} text-anchor=\"middle\" x=\"{x}\" y=\"{y}\">{}</text>\n",
             escape(&label.text)
         )
     }
@@ -156,7 +160,14 @@ mod tests {
     use super::*;
 
     fn label(text: &str, x: f64) -> Label {
-        Label { text: text.to_owned(), at: Point { x, y: 100.0 }, radius: 9.0, below: false, bold: None }
+        Label {
+            text: text.to_owned(),
+            at: Point { x, y: 100.0 },
+            radius: 9.0,
+            below: false,
+            bold: None,
+            mark: String::new(),
+        }
     }
 
     fn y(text: &str) -> f64 {

@@ -5,24 +5,47 @@ use std::fmt::Write as _;
 use crate::graph::Point;
 use crate::graph::canvas::Board;
 
-/// Red, green, blue.
+/// The colour of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::graph) struct Tone(pub(super) u8, pub(super) u8, pub(super) u8);
+pub(in crate::graph) enum Tone {
+    /// Red, green, blue.
+    Rgb(u8, u8, u8),
+    /// What the style sheet of the page around the picture says: `--p0` is the base network's.
+    Page(usize),
+}
 
 impl Tone {
     pub(in crate::graph) fn hex(self) -> String {
-        format!("#{:02x}{:02x}{:02x}", self.0, self.1, self.2)
+        match self {
+            Self::Rgb(r, g, b) => format!("#{r:02x}{g:02x}{b:02x}"),
+            Self::Page(number) => format!("var(--p{number})"),
+        }
+    }
+
+    /// What is behind everything.
+    pub(super) fn paper(self) -> &'static str {
+        match self {
+            Self::Rgb(..) => "#fff",
+            Self::Page(_) => "var(--paper)",
+        }
     }
 
     /// With a share of white, from 0 to 1.
     pub(in crate::graph) fn mixed(self, white: f64) -> String {
+        let (r, g, b) = match self {
+            Self::Rgb(r, g, b) => (r, g, b),
+            Self::Page(network) => {
+                let share = number(white * 100.0);
+                return format!("color-mix(in srgb,var(--p{network}),var(--paper) {share}%)");
+            }
+        };
         let mix = |c: u8| (f64::from(c) * (1.0 - white) + 255.0 * white).round();
-        let [r, g, b] = [self.0, self.1, self.2].map(|c| {
+        let [r, g, b] = [r, g, b].map(|c| {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two bytes")]
             let byte = mix(c) as u8;
             byte
         });
-        Self(r, g, b).hex()
+        Self::Rgb(r, g, b).hex()
     }
 }
 
@@ -95,24 +118,24 @@ impl Glyph {
         let line = |wide: f64| format!("stroke=\"{colour}\" stroke-width=\"{wide}\"");
         match self {
             Self::Host => square(&colour, "stroke-width=\"1.5\""),
-            Self::Router => circle(8.5, "#fff", &line(2.4)),
-            Self::Both => circle(8.5, "#fff", &line(2.4)) + &circle(4.2, &colour, ""),
+            Self::Router => circle(8.5, tone.paper(), &line(2.4)),
+            Self::Both => circle(8.5, tone.paper(), &line(2.4)) + &circle(4.2, &colour, ""),
             Self::Phantom => square(&light, "stroke-width=\"1.6\" stroke-dasharray=\"2.5 1.8\""),
-            Self::Emulated => circle(13.0, "#fff", &line(2.4)) + &circle(8.5, &light, &line(1.4)),
+            Self::Emulated => circle(13.0, tone.paper(), &line(2.4)) + &circle(8.5, &light, &line(1.4)),
             Self::Part { vh, vr, transit } => {
                 let mut drawn = String::new();
                 if transit {
-                    drawn += &circle(13.0, "#fff", &format!("{} stroke-dasharray=\"4 3\"", line(1.8)));
+                    drawn += &circle(13.0, tone.paper(), &format!("{} stroke-dasharray=\"4 3\"", line(1.8)));
                 }
                 if vr {
-                    drawn += &circle(9.0, "#fff", &line(2.4));
+                    drawn += &circle(9.0, tone.paper(), &line(2.4));
                 }
                 if vh {
                     drawn += &circle(if vr { 4.5 } else { 7.0 }, &colour, "");
                 }
                 if !(vh || vr || transit) {
                     let dots = "stroke=\"#6b7480\" stroke-width=\"1.8\" stroke-linecap=\"round\" stroke-dasharray=\"0.1 4\"";
-                    drawn += &circle(9.0, "#fff", dots);
+                    drawn += &circle(9.0, tone.paper(), dots);
                 }
                 drawn
             }

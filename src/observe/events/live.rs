@@ -284,7 +284,7 @@ impl Live {
         if names.iter().any(|name| self.running.is_begun_change(name)) {
             self.told.push(What::ApplyStarted);
         }
-        let Ok(now) = Running::open(self.running.name()) else { return Ok(()) };
+        let Ok(now) = self.running.again() else { return Ok(()) };
         let before = std::mem::replace(&mut self.running, now);
         let (old, new) = (&before.state().lab, &self.running.state().lab);
         let changes = super::changes(old, new);
