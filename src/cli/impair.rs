@@ -4,10 +4,10 @@
 use serde_json::json;
 
 use super::table::table;
-use super::{DONE, link, measure, output};
+use super::{DONE, link, output};
 use crate::error::{Error, Result};
 use crate::lab::Running;
-use crate::model::{EndId, GATEWAYS, Impairment, Lab, LinkId, LinkMeasured};
+use crate::model::{EndId, Impairment, Lab, LinkId, LinkMeasured};
 use crate::observe;
 use crate::routing::{Journeys, Rib};
 use crate::spec::units;
@@ -64,30 +64,10 @@ fn rate(text: &str) -> std::result::Result<u64, String> {
 pub(super) fn run(args: &Args) -> Result<u8> {
     let mut lab = Running::open_or_only(args.lab.as_deref())?;
     let link = link::find(&lab.state().lab, &args.link)?;
-    if link.net == GATEWAYS {
-        return Err(Error::usage("a gateway is not impaired").hint("impair a link on either side of it"));
-    }
     let before = lab.state().lab.link(link).impair;
     let turned = lab.state().lab.is_turned(link, &args.link);
     let to = args.apply(&before, turned)?;
-    if to != before {
-        if measure::needs_engine(lab.state(), link, &to) {
-            lab.start_engine()?;
-        }
-        lab.join()?;
-        measure::with_context(&lab, |context| observe::impair(context, link, &to))?;
-    } else {
-        lab.join()?;
-    }
-    lab.amend(|state| state.lab.networks[link.net.0].links[link.index].impair = to)?;
-    // The others too: those above it have changed with it.
-    let impaired: Vec<LinkId> = lab.state().lab.impaired_links().collect();
-    let links: Vec<LinkId> = impaired.iter().copied().filter(|l| *l != link).chain([link]).collect();
-    let mut measured = measure::with_context(&lab, |context| observe::measure(context, &links))?;
-    let this = measured.iter().copied().find(|m| m.link == link);
-    measured.retain(|m| impaired.contains(&m.link));
-    measured.sort_by_key(|m| m.link);
-    lab.amend(|state| state.measured = measured)?;
+    let this = observe::impair_running(&mut lab, link, &to)?;
     let rows = rows(&lab.state().lab, this.as_slice());
     if args.json {
         output::json(&json!({

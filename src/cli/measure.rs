@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::apply::{Progress, StageTime, Timings};
 use crate::error::Result;
-use crate::lab::{Namespaces, Running, State};
-use crate::model::{EndId, Impairment, LinkId, LinkMeasured};
+use crate::lab::{Namespaces, State};
+use crate::model::LinkMeasured;
 use crate::observe::{self, Context};
-use crate::plan::{self, Way};
 use crate::routing::{Faults, Rib};
+
+pub(super) use crate::observe::with_running as with_context;
 
 /// The stages of [`verify`].
 const ROUTING: &str = "routing";
@@ -81,26 +82,4 @@ pub(super) fn verify(
 pub(super) fn impaired(context: &Context<'_>) -> Result<Vec<LinkMeasured>> {
     let links: Vec<_> = context.lab.impaired_links().collect();
     if links.is_empty() { Ok(Vec::new()) } else { observe::measure(context, &links) }
-}
-
-/// Whether the engine has a part in impairing a link.
-pub(super) fn needs_engine(state: &State, link: LinkId, to: &[Impairment; 2]) -> bool {
-    let way =
-        |side: usize| plan::way(&state.lab, &state.dataplanes, state.netem, EndId { link, side }, &to[side]);
-    [0, 1].map(way).iter().any(|way| !matches!(way, Way::Netem { .. }))
-}
-
-/// Calls `f` with what measuring a running lab takes.
-pub(super) fn with_context<T>(lab: &Running, f: impl FnOnce(&Context<'_>) -> T) -> T {
-    let state = lab.state();
-    let rib = Rib::compute(&state.lab);
-    f(&Context {
-        lab: &state.lab,
-        rib: &rib,
-        namespaces: &lab.namespaces(),
-        dataplanes: &state.dataplanes,
-        netem: state.netem,
-        fastpath_control: lab.fastpath_control(),
-        strands_control: lab.strands_control(),
-    })
 }

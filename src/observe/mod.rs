@@ -45,7 +45,7 @@ pub use converge::{Converged, converge, patience, routes as route_rows};
 pub use counters::counters;
 pub use devices::{EndStats, LinkStats, gateways, links};
 pub use fib::{Difference, RouteRow};
-pub use impair::impair;
+pub use impair::{impair, impair_running};
 pub use names::{layers, name_of, pair, path, seen_from, side_by_side};
 pub use passage::{Cause, CauseKind, HeaderSeen, Passing, Stack, Trace, follow, follow_live};
 pub use quality::measure;
@@ -57,7 +57,7 @@ pub use strands::{LinkStrands, strands};
 pub use trace::{Hop, trace};
 
 use crate::error::Result;
-use crate::lab::Namespaces;
+use crate::lab::{Namespaces, Running};
 use crate::model::{Dataplane, Lab};
 use crate::routing::Rib;
 
@@ -75,6 +75,21 @@ pub struct Context<'a> {
     pub fastpath_control: Option<PathBuf>,
     /// That of what watches strands, where the kernel has any.
     pub strands_control: Option<PathBuf>,
+}
+
+/// Calls `f` with what measuring a running lab takes.
+pub fn with_running<T>(lab: &Running, f: impl FnOnce(&Context<'_>) -> T) -> T {
+    let state = lab.state();
+    let rib = Rib::compute(&state.lab);
+    f(&Context {
+        lab: &state.lab,
+        rib: &rib,
+        namespaces: &lab.namespaces(),
+        dataplanes: &state.dataplanes,
+        netem: state.netem,
+        fastpath_control: lab.fastpath_control(),
+        strands_control: lab.strands_control(),
+    })
 }
 
 /// Calls `f` for each item on a few threads; results in the order of the items, or the first error in that order.
