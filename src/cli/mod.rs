@@ -33,6 +33,7 @@ mod trace;
 mod up;
 mod wait;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -125,6 +126,19 @@ enum Command {
 /// Runs the command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    ExitCode::from(status())
+}
+
+/// Lets this program be the processes that labs are made of, instead of the program `vilab`: call it first thing in
+/// `main`, of a test with `harness = false` say. When a lab starts this program as one of its processes, it does not return.
+pub fn init() {
+    if internal::is_asked() {
+        std::process::exit(i32::from(status()));
+    }
+    crate::process::play_by(PathBuf::from("/proc/self/exe"));
+}
+
+fn status() -> u8 {
     report_bugs();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -132,14 +146,13 @@ pub fn main() -> ExitCode {
             let code = u8::try_from(e.exit_code()).unwrap_or(USAGE);
             // Help that cannot be written has no reader.
             let _unread = e.print();
-            return ExitCode::from(code);
+            return code;
         }
     };
-    let result = run(cli.command);
-    ExitCode::from(result.unwrap_or_else(|e| {
+    run(cli.command).unwrap_or_else(|e| {
         output::error(&e);
         code(&e)
-    }))
+    })
 }
 
 fn run(command: Command) -> Result<u8> {
