@@ -32,6 +32,7 @@ mod test;
 mod trace;
 mod up;
 mod wait;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,6 +80,9 @@ enum Command {
     /// Show what is up: nodes, links, addresses, roles, counters
     #[command(visible_aliases = ["ps", "inspect"])]
     Status(status::Args),
+    /// Watch links, drops, routes and services as a lab goes
+    #[command(visible_alias = "top")]
+    Watch(watch::Args),
     /// Show what services printed
     Logs(logs::Args),
     /// End a service and start it again
@@ -163,6 +167,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Exec(args) => exec::exec(&args),
         Command::Shell(args) => exec::shell(&args),
         Command::Status(args) => status::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Restart(args) => restart::run(&args),
         Command::Wait(args) => wait::run(&args),

@@ -34,6 +34,7 @@ mod strands;
 mod tcp;
 mod trace;
 mod walk;
+pub mod watch;
 mod wire;
 
 use std::num::NonZero;
