@@ -25,7 +25,8 @@ pub enum Kind {
 }
 
 /// An error with its causes, outermost first.
-#[derive(Debug)]
+///
+/// Its `Debug` is its `Display`, with the errors of a lab file before it: that is what a test shows that returns it.
 pub struct Error {
     kind: Kind,
     what: String,
@@ -34,6 +35,7 @@ pub struct Error {
     report: Option<Box<Report>>,
 }
 
+/// What most of the library returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -127,6 +129,15 @@ impl fmt::Display for Error {
             write!(f, "\nhint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(report) = &self.report {
+            writeln!(f, "{}", report.render(false).trim_end())?;
+        }
+        fmt::Display::fmt(self, f)
     }
 }
 

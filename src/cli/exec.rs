@@ -2,6 +2,7 @@
 //! shell that was not asked for.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::{node, output};
 use crate::error::Result;
@@ -37,6 +38,13 @@ pub(super) struct ShellArgs {
 pub(super) fn exec(args: &ExecArgs) -> Result<u8> {
     let place = Place::find(args.lab.as_deref(), &args.node)?;
     place.run(&args.command, Vec::new())
+}
+
+/// Runs a command in a node of a lab of the directory `base`.
+pub(super) fn inside(base: &Path, lab: &str, node: &str, command: &[OsString]) -> Result<u8> {
+    let lab = Running::open_in(base, lab)?;
+    let node = node::find(&lab.state().lab, node)?;
+    Place::Own(Box::new(lab), node).run(command, Vec::new())
 }
 
 pub(super) fn shell(args: &ShellArgs) -> Result<u8> {

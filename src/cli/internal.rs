@@ -1,13 +1,14 @@
 //! The processes a lab is made of. Their arguments go in; they run until the lab ends. They never print: the lab
 //! talks to `up` over its own socket.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{DONE, machine, measure, test};
+use super::{DONE, exec, machine, measure, test};
 use crate::error::Result;
-use crate::lab;
+use crate::{lab, testing};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -44,9 +45,31 @@ pub(super) enum Command {
     /// What namespaces of an unprivileged user can do: started by up and doctor
     #[command(name = machine::PROBE, hide = true)]
     Probe { what: machine::Probe },
+    /// Something done in a lab for a process that tests with it: started by the library
+    #[command(name = testing::ERRAND, hide = true)]
+    Errand { base: PathBuf, lab: String },
+    /// A command in a node of a lab under test: started by the library
+    #[command(name = testing::COMMAND, hide = true)]
+    Run {
+        base: PathBuf,
+        lab: String,
+        node: String,
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
     /// The tests of a lab that is up: started by test
     #[command(name = test::TESTER, hide = true)]
     Tester { lab: String },
+}
+
+/// What the first argument of these processes is called with, by [`crate::process::myself`].
+const TITLE: &str = "vilab: ";
+
+/// Whether this program has been started to be one of them.
+pub(super) fn is_asked() -> bool {
+    let mut words = std::env::args_os();
+    let title = words.next().is_some_and(|title| title.to_string_lossy().starts_with(TITLE));
+    title && words.next().is_some_and(|word| Command::has_subcommand(&word.to_string_lossy()))
 }
 
 pub(super) fn run(command: Command) -> Result<u8> {
@@ -62,6 +85,8 @@ pub(super) fn run(command: Command) -> Result<u8> {
         Command::Strands { dir } => lab::strands::run(&dir)?,
         Command::Owner { uid, gid } => lab::owner::run(uid, gid)?,
         Command::Probe { what } => machine::probe(what)?,
+        Command::Errand { base, lab } => testing::run_errand(&base, &lab)?,
+        Command::Run { base, lab, node, command } => return exec::inside(&base, &lab, &node, &command),
         Command::Tester { lab } => test::measure(&lab)?,
     }
     Ok(DONE)

@@ -7,9 +7,10 @@ use crate::apply::{Progress, StageTime, Timings};
 use crate::error::Result;
 use crate::lab::{Namespaces, State};
 use crate::model::LinkMeasured;
-pub(super) use crate::observe::with_context;
 use crate::observe::{self, Context};
 use crate::routing::{Faults, Rib};
+
+pub(super) use crate::observe::with_context;
 
 /// The stages of [`verify`].
 const ROUTING: &str = "routing";

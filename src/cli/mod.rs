@@ -33,7 +33,9 @@ mod trace;
 mod up;
 mod view;
 mod wait;
+mod watch;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -80,6 +82,9 @@ enum Command {
     /// Show what is up: nodes, links, addresses, roles, counters
     #[command(visible_aliases = ["ps", "inspect"])]
     Status(status::Args),
+    /// Watch links, drops, routes and services as a lab goes
+    #[command(visible_alias = "top")]
+    Watch(watch::Args),
     /// Show what services printed
     Logs(logs::Args),
     /// End a service and start it again
@@ -129,6 +134,19 @@ enum Command {
 /// Runs the command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    ExitCode::from(status())
+}
+
+/// Lets this program be the processes that labs are made of, instead of the program `vilab`: call it first thing in
+/// `main`, of a test with `harness = false` say. When a lab starts this program as one of its processes, it does not return.
+pub fn init() {
+    if internal::is_asked() {
+        std::process::exit(i32::from(status()));
+    }
+    crate::process::play_by(PathBuf::from("/proc/self/exe"));
+}
+
+fn status() -> u8 {
     report_bugs();
     process::complete_path();
     let cli = match Cli::try_parse() {
@@ -137,14 +155,13 @@ pub fn main() -> ExitCode {
             let code = u8::try_from(e.exit_code()).unwrap_or(USAGE);
             // Help that cannot be written has no reader.
             let _unread = e.print();
-            return ExitCode::from(code);
+            return code;
         }
     };
-    let result = run(cli.command);
-    ExitCode::from(result.unwrap_or_else(|e| {
+    run(cli.command).unwrap_or_else(|e| {
         output::error(&e);
         code(&e)
-    }))
+    })
 }
 
 fn run(command: Command) -> Result<u8> {
@@ -155,6 +172,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Exec(args) => exec::exec(&args),
         Command::Shell(args) => exec::shell(&args),
         Command::Status(args) => status::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Restart(args) => restart::run(&args),
         Command::Wait(args) => wait::run(&args),

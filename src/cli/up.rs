@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,14 +17,15 @@ use super::capture::CaptureArgs;
 use super::params::ParamArgs;
 use super::table::table;
 use super::wait::TimeoutArg;
-use super::{DONE, machine, measure, output};
+use super::{DONE, measure, output};
 use crate::apply::{Progress, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::{self, Job, Message, Starting, permission};
 use crate::model::{DataplaneChoice, Lab, NodeId};
 use crate::plan::Plan;
-use crate::routing::Rib;
 use crate::sys::signals;
+
+pub(super) use crate::observe::doctor::plan;
 
 /// Exit codes of shells for a command ended by signal n.
 const BY_SIGNAL: u8 = 128;
@@ -65,14 +65,11 @@ enum Choice {
 impl DataplaneArg {
     pub(super) fn apply(&self, lab: &mut Lab) {
         let Some(choice) = self.dataplane else { return };
-        lab.dataplane = match choice {
+        lab.carry_by(match choice {
             Choice::Auto => DataplaneChoice::Auto,
             Choice::Kernel => DataplaneChoice::Kernel,
             Choice::Fastpath => DataplaneChoice::Fastpath,
-        };
-        for network in &mut lab.networks {
-            network.nodes.iter_mut().for_each(|n| n.dataplane = DataplaneChoice::Auto);
-        }
+        });
     }
 }
 
@@ -95,17 +92,6 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         }
         Coming::Interrupted => interrupted(&signals),
     }
-}
-
-/// The plan for this machine.
-pub(super) fn plan(lab: &Lab) -> Result<Plan> {
-    // The machine is tried by a process of its own.
-    let (rib, machine) = thread::scope(|scope| {
-        let machine = scope.spawn(machine::machine);
-        let rib = Rib::compute(lab);
-        (rib, machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
-    machine::plan(lab, &rib, &machine?)
 }
 
 /// How a lab's coming up ended, if not with an error.

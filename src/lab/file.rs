@@ -42,7 +42,18 @@ pub fn flat(path: &Path, given: &[Given]) -> Result<String> {
 /// # Errors
 /// As [`load`], and if a VI has an owner that this machine does not know, or that the caller cannot give it to.
 pub fn load_to_run(path: &Path, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
-    let file = LabFile::read(path, given)?;
+    to_run(&LabFile::read(path, given)?, path, given, running)
+}
+
+/// As [`load_to_run`], of a text: `path` is what its errors call it, and what it imports is beside that.
+///
+/// # Errors
+/// As [`load_to_run`].
+pub fn load_text(path: &Path, text: &str, given: &[Given]) -> Result<Lab> {
+    to_run(&LabFile::of(path, text.to_owned(), given), path, given, None)
+}
+
+fn to_run(file: &LabFile, path: &Path, given: &[Given], running: Option<&Lab>) -> Result<Lab> {
     let lab = model::parse_source(&file.source(path, given), running)?;
     if lab.networks.iter().any(|n| n.owner.is_some()) {
         check_owners(path, &file.text, given)?;
@@ -66,14 +77,17 @@ struct LabFile {
 
 impl LabFile {
     fn read(path: &Path, given: &[Given]) -> Result<Self> {
-        let text = read(path)?;
+        Ok(Self::of(path, read(path)?, given))
+    }
+
+    fn of(path: &Path, text: String, given: &[Given]) -> Self {
         let beside = path.parent().unwrap_or(Path::new(""));
         let file = |name: String| {
             let found = std::fs::read(beside.join(&name)).map_err(|e| e.to_string());
             (name, found)
         };
         let imported = model::imports(&text, given).map(file).into_iter().collect();
-        Ok(Self { text, imported })
+        Self { text, imported }
     }
 
     fn source<'a>(&'a self, path: &'a Path, given: &'a [Given]) -> Source<'a> {

@@ -34,7 +34,15 @@ impl Running {
     /// # Errors
     /// If there is none, naming those there are.
     pub fn open(name: &str) -> Result<Self> {
-        match find(&dir::base()?, name)? {
+        Self::open_in(&dir::base()?, name)
+    }
+
+    /// The same, of the labs whose state is in `base`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(base: &Path, name: &str) -> Result<Self> {
+        match find(base, name)? {
             Found::Up(running) => Ok(*running),
             Found::Starting => Err(Error::usage(format!("lab {name} is still coming up"))),
             Found::Nothing => Err(unknown(name, &names()?)),

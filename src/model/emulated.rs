@@ -33,7 +33,7 @@ pub struct Emulated {
     pub router: NodeId,
     /// The VI that plays it.
     pub inner: NetId,
-    /// The VI of its edges, see [`self`].
+    /// The VI of its edges.
     pub fabric: NetId,
     pub resolve: Resolve,
     /// Those that links end at, in the order of the inner VI's nodes.

@@ -4,6 +4,7 @@
 pub mod address;
 mod bind;
 mod build;
+pub mod called;
 mod difference;
 mod emulated;
 mod expect;
@@ -517,6 +518,14 @@ impl Lab {
     #[must_use]
     pub fn full_name(&self, id: NodeId) -> String {
         format!("{}/{}", self.net(id.net).name, self.node(id).name)
+    }
+
+    /// Has `choice` carry all virtual links, whatever the file and its base nodes say.
+    pub fn carry_by(&mut self, choice: DataplaneChoice) {
+        self.dataplane = choice;
+        for network in &mut self.networks {
+            network.nodes.iter_mut().for_each(|n| n.dataplane = DataplaneChoice::Auto);
+        }
     }
 
     /// The name of the network a link belongs to, or `gateways`.

@@ -65,11 +65,11 @@ fn statistics(ctx: &Context<'_>, links: Vec<&Link>) -> Result<Vec<LinkStats>> {
 
 /// A device as the kernel sees it.
 #[derive(Debug, Clone, Copy)]
-struct Device {
-    index: u32,
+pub(super) struct Device {
+    pub(super) index: u32,
     /// Up, and the other end too as far as the device can tell; packets pass.
     running: bool,
-    stats: EndStats,
+    pub(super) stats: EndStats,
 }
 
 fn devices(ctx: &Context<'_>, node: NodeId) -> Result<BTreeMap<String, Device>> {
@@ -81,7 +81,8 @@ async fn dump(netlink: Handle) -> std::result::Result<BTreeMap<String, Device>, 
     Ok(messages.iter().filter_map(device).collect())
 }
 
-fn device(message: &LinkMessage) -> Option<(String, Device)> {
+/// A device by its name.
+pub(super) fn device(message: &LinkMessage) -> Option<(String, Device)> {
     let mut name = None;
     let mut stats = EndStats { up: message.header.flags.contains(LinkFlags::Up), ..EndStats::default() };
     for attribute in &message.attributes {

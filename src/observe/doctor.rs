@@ -15,11 +15,12 @@ pub use findings::{Finding, carries_labs, findings, mended};
 
 use crate::error::{Context, Kind, Result};
 use crate::lab::user;
-use crate::model::Impairment;
+use crate::model::{Impairment, Lab};
 use crate::netlink::{Request, Socket};
 use crate::packet::esp::{Association, FIRST_SPI, Key, Suite};
-use crate::plan::{Machine, Netem};
+use crate::plan::{self, Machine, Netem, Plan};
 use crate::process;
+use crate::routing::Rib;
 
 const LO: u32 = 1;
 /// Index that nothing has in a new namespace.
@@ -38,6 +39,27 @@ const SPREAD: &str = "table netdev try {
 /// Where FRR's daemons are, outside PATH.
 const FRR: [&str; 3] = ["/usr/lib/frr", "/usr/libexec/frr", "/usr/sbin"];
 const DAEMONS: [&str; 5] = ["zebra", "ospfd", "isisd", "ripd", "bgpd"];
+
+/// The plan of a lab for this machine; where there is none, how to get what the machine lacks.
+///
+/// # Errors
+/// If no namespaces can be made, or the machine cannot carry the lab.
+pub fn plan(lab: &Lab) -> Result<Plan> {
+    // The machine is tried by a process of its own.
+    let (rib, machine) = thread::scope(|scope| {
+        let machine = scope.spawn(crate::lab::machine::machine);
+        let rib = Rib::compute(lab);
+        (rib, machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let machine = machine?;
+    plan::build(lab, &rib, &machine).map_err(|e| match e.kind() {
+        Kind::Environment => {
+            let refusal = |machine: &Machine| plan::build(lab, &rib, machine).err();
+            mended(e, &machine, &Facts::gather(), refusal)
+        }
+        Kind::Failed | Kind::Usage | Kind::LabFile | Kind::Kernel | Kind::Bug => e,
+    })
+}
 
 /// What planning needs to know, in milliseconds. The caller must be allowed to make network namespaces.
 ///

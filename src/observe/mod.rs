@@ -37,6 +37,7 @@ mod strands;
 mod tcp;
 mod trace;
 mod walk;
+pub mod watch;
 mod wire;
 
 use std::num::NonZero;

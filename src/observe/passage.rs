@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::arrival;
 use super::causes::{Cause, CauseKind, Drops, Inquiry};
@@ -38,7 +38,7 @@ const MANY: usize = 200;
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
 /// The way of one probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     pub from: String,
     pub to: String,
@@ -66,7 +66,7 @@ pub struct Trace {
 }
 
 /// One wire.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passing {
     /// From 1.
     pub hop: usize,
@@ -77,7 +77,7 @@ pub struct Passing {
 }
 
 /// A packet on a wire.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stack {
     /// Base nodes.
     pub from: String,
@@ -92,7 +92,7 @@ pub struct Stack {
 }
 
 /// A header of a packet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderSeen {
     /// `base X -> Y`, `link A -> B`, `net A -> F`.
     pub words: String,
@@ -104,7 +104,7 @@ pub struct HeaderSeen {
     /// Behind it everything is in ESP.
     pub sealed: bool,
     /// Its bytes, where it was captured.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<String>,
 }
 

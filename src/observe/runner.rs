@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::actions::Actions;
 use super::arrival::pass_time;
@@ -20,7 +20,7 @@ use crate::routing::Faults;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What one test came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestResult {
     pub name: String,
     /// Line in the lab file, from 1.
@@ -32,12 +32,17 @@ pub struct TestResult {
     pub expected: Vec<String>,
     pub measured: Vec<String>,
     /// In JSON: milliseconds.
-    #[serde(rename = "elapsed_ms", serialize_with = "as_millis")]
+    #[serde(rename = "elapsed_ms", serialize_with = "as_millis", deserialize_with = "from_millis")]
     pub elapsed: Duration,
 }
 
 pub(super) fn as_millis<S: Serializer>(time: &Duration, to: S) -> std::result::Result<S::Ok, S::Error> {
     to.serialize_f64(time.as_secs_f64() * 1000.0)
+}
+
+fn from_millis<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Duration, D::Error> {
+    let seconds = f64::deserialize(from)? / 1000.0;
+    Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom)
 }
 
 /// The lab as a test has left it: what actions did is in force.

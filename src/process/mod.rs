@@ -5,8 +5,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -18,10 +19,24 @@ use nix::unistd::Pid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{child, environment, pidfd};
 
-/// This program itself, as `argv0` in ps(1), whatever has become of its file in the meantime.
+/// The program that plays a lab's processes, where this program does not.
+static PLAYER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has [`myself`] start `program` from now on, which is `vilab` in this version. The first call counts.
+pub fn play_by(program: PathBuf) {
+    let _first = PLAYER.set(program);
+}
+
+/// Whether [`play_by`] has been called.
+#[must_use]
+pub fn is_played() -> bool {
+    PLAYER.get().is_some()
+}
+
+/// This program itself, as `argv0` in ps(1), whatever has become of its file in the meantime; or the one of [`play_by`].
 #[must_use]
 pub fn myself(argv0: &str, subcommand: &str) -> Command {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(PLAYER.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path));
     command.arg0(argv0).arg(subcommand);
     command
 }

@@ -244,9 +244,7 @@ impl Process<'_> {
             | Request::StrongHost { .. }
             | Request::Impair { .. }
             | Request::Shape(_)
-            | Request::End => {
-                Reply::Refused("strands have nothing to do with that".to_owned())
-            }
+            | Request::End => Reply::Refused("strands have nothing to do with that".to_owned()),
         }
     }
 

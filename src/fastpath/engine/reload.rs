@@ -10,8 +10,8 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::closing::LeftOver;
 use super::{
-    Base, Engine, Follower, Held, Source, by_addr, injector, inodes, open_base, open_partition, open_tuns, places,
-    tun,
+    Base, Engine, Follower, Held, Source, by_addr, injector, inodes, open_base, open_partition, open_tuns,
+    places, tun,
 };
 use crate::error::{Context, Kind, Result};
 use crate::fastpath::Reason;

@@ -1,7 +1,7 @@
 //! The events of a running lab as they happen. Its namespaces, its init and its state directory are listened to, by one
 //! epoll; events come out with the time. It never asks again what nobody said has changed, and never changes the lab.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ use crate::capture::Point;
 use crate::error::{Context as _, Kind, Result};
 use crate::lab::control::{Heard, Status, Watch};
 use crate::lab::{self, Running};
-use crate::model::{Lab, NetId, NodeId};
+use crate::model::{Lab, LinkId, NetId, NodeId};
 use crate::netlink::links::{self, Links, News};
 use crate::netlink::monitor::Monitor;
 use crate::observe::fib::{self, Difference};
@@ -144,6 +144,24 @@ impl Live {
         routes.filter(|r| r.node.net == net && r.difference.is_some()).count()
     }
 
+    /// The first of these, and the first route that is not the computed one.
+    #[must_use]
+    pub fn first_difference(&self, net: NetId) -> Option<(NodeId, &Difference)> {
+        let routes = self.places.values().filter_map(|p| p.routes.as_ref()).filter(|r| r.node.net == net);
+        routes.filter_map(|r| Some((r.node, r.difference.as_ref()?))).min_by_key(|(node, _)| *node)
+    }
+
+    /// Virtual links whose packets do not pass what lies below, as computed.
+    #[must_use]
+    pub fn dead(&self) -> &BTreeSet<LinkId> {
+        &self.expected.cut.dead
+    }
+
+    /// The services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Status> {
+        self.services.values()
+    }
+
     /// Whether routes of this network are known in advance.
     #[must_use]
     pub fn is_known(&self, net: NetId) -> bool {
@@ -204,7 +222,9 @@ impl Live {
         Ok(woken)
     }
 
-    fn has_ended(&self) -> bool {
+    /// Whether the lab has gone down, or does so in this moment.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let mut fds = [PollFd::new(self.gone.as_fd(), PollFlags::POLLIN)];
         // A process that is being killed takes a moment.

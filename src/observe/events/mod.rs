@@ -1,5 +1,5 @@
 //! What happens in a running lab, as events. Two states of a lab go in; what differs comes out, an event for each
-//! difference, with names instead of numbers. It reads no clock: [`live`] says when something happened.
+//! difference, with names instead of numbers. It reads no clock: [`Live`] says when something happened.
 
 mod live;
 
