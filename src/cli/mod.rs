@@ -135,7 +135,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let result = run(cli.command);
+    let result = run(cli.command).and_then(|code| output::check().map(|()| code));
     ExitCode::from(result.unwrap_or_else(|e| {
         output::error(&e);
         code(&e)
