@@ -119,6 +119,12 @@ fn kind(lab: &Lab, spec: &TestSpec, errors: &mut Errors) -> Option<TestKind> {
         }
         TestKindSpec::Isolated(nets) => {
             let networks: Vec<NetId> = nets.iter().filter_map(|n| network(lab, n, errors)).collect();
+            let twice =
+                nets.iter().enumerate().find(|(i, net)| nets[..*i].iter().any(|n| n.value == net.value));
+            if let Some((_, net)) = twice {
+                let title = format!("`{}` cannot be isolated from itself", net.value);
+                errors.push(Diagnostic::new("test", net.span, title));
+            }
             if nets.len() < 2 {
                 errors.push(Diagnostic::new("test", spec.span, "`isolated` needs two networks or more"));
             }
