@@ -37,7 +37,9 @@ fn lab_validator() -> Validator {
 
 /// As an editor reads it: YAML 1.2, with types.
 fn typed(text: &str) -> Option<Value> {
-    serde_yaml::from_str(text).ok()
+    let mut value: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
+    value.apply_merge().ok()?;
+    serde_json::to_value(value).ok()
 }
 
 fn errors(validator: &Validator, value: &Value) -> Vec<String> {

@@ -26,7 +26,7 @@ use crate::strands;
     The change goes on when this command is interrupted. One that was cut short all the same, or refused by the kernel \
     half way, is made good by the next.")]
 pub(super) struct Args {
-    /// The lab file
+    /// The lab file, `-` for standard input
     file: PathBuf,
     #[command(flatten)]
     params: ParamArgs,
@@ -97,7 +97,7 @@ impl Work {
         }
         let Plans { built, unfinished } = running.plans()?;
         let built = plan::impaired(&built, &old.lab, running.engine_config()?);
-        let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
+        let file = lab::whereabouts(&args.file);
         let state = State {
             file,
             dataplanes: plan.dataplanes.clone(),

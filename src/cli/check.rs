@@ -14,7 +14,7 @@ use crate::spec::Diagnostic;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  vilab check lab.yaml")]
 pub(super) struct Args {
-    /// The lab files
+    /// The lab files, `-` for standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -41,10 +41,18 @@ fn print(file: &Path, result: &Result<Lab>) {
         Ok(lab) => {
             let (name, file) = (&lab.name, file.display());
             let (networks, nodes) = (lab.named_networks().count(), lab.named_nodes().count());
-            output::note(&format!("{file}: lab {name}, {networks} networks, {nodes} nodes"));
+            output::note(&format!(
+                "{file}: lab {name}, {}, {}",
+                count(networks, "network"),
+                count(nodes, "node")
+            ));
         }
         Err(e) => output::error(e),
     }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 fn as_json(file: &Path, result: &Result<Lab>) -> Value {

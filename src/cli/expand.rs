@@ -11,7 +11,7 @@ use crate::lab;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  vilab expand -D depth=2 lab.yaml")]
 pub(super) struct Args {
-    /// The lab file
+    /// The lab file, `-` for standard input
     file: PathBuf,
     #[command(flatten)]
     params: ParamArgs,

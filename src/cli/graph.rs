@@ -17,7 +17,7 @@ use crate::routing::Rib;
     after_help = "Examples:\n  vilab graph lab.yaml -o lab.svg\n  vilab graph lab.yaml --vi blue -o map.svg\n  vilab graph lab.yaml --format mermaid"
 )]
 pub(super) struct Args {
-    /// The lab file
+    /// The lab file, `-` for standard input
     file: PathBuf,
     #[command(flatten)]
     params: ParamArgs,

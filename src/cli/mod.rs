@@ -158,7 +158,8 @@ fn status() -> u8 {
             return code;
         }
     };
-    run(cli.command).unwrap_or_else(|e| {
+    let result = run(cli.command).and_then(|code| output::check().map(|()| code));
+    result.unwrap_or_else(|e| {
         output::error(&e);
         code(&e)
     })

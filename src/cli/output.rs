@@ -2,6 +2,7 @@
 //! what was asked for. A reader that is gone is no failure.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -21,9 +22,22 @@ pub(super) fn note(text: &str) {
     let _unread = writeln!(io::stderr(), "{text}");
 }
 
+/// Why something that was asked for is not written, if a reader that is gone is not the reason.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
 /// A line of what was asked for.
 pub(super) fn line(text: &str) {
-    let _unread = writeln!(io::stdout(), "{text}");
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    if let Some(e) = written.err().filter(|e| e.kind() != io::ErrorKind::BrokenPipe) {
+        let _not_the_first = LOST.set(e);
+    }
+}
+
+/// Fails when a [`line`] could not be written.
+pub(super) fn check() -> Result<()> {
+    let fault = |e: &io::Error| Error::environment("cannot write to standard output").because(e);
+    LOST.get().map_or(Ok(()), |e| Err(fault(e)))
 }
 
 /// One JSON value, alone on standard output.

@@ -12,7 +12,7 @@ use crate::plan::Plan;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  vilab plan lab.yaml")]
 pub(super) struct Args {
-    /// The lab file
+    /// The lab file, `-` for standard input
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) params: ParamArgs,

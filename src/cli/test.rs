@@ -42,7 +42,7 @@ Examples:
   vilab test --keep-on-fail lab.yaml
   vilab test --expect expectations.yaml students/*.yaml")]
 pub(super) struct Args {
-    /// The lab files
+    /// The lab files, `-` for standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]

@@ -33,7 +33,7 @@ const BY_SIGNAL: u8 = 128;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  vilab up lab.yaml")]
 pub(super) struct Args {
-    /// The lab file
+    /// The lab file, `-` for standard input
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) params: ParamArgs,
@@ -77,7 +77,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     let mut lab = lab::load_to_run(&args.file, &args.params.params, None)?;
     args.dataplane.apply(&mut lab);
     let plan = plan(&lab)?;
-    let file = args.file.canonicalize().unwrap_or_else(|_| args.file.clone());
+    let file = lab::whereabouts(&args.file);
     let capture = args.capture.capture()?;
     let job = Job { file, lab, plan, patience: args.timeout.timeout, capture };
     let signals = interruptions()?;

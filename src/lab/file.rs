@@ -1,13 +1,15 @@
 //! Reading a lab file. A path goes in; a [`Lab`] or all errors of the file come out. It never changes anything.
 
-use std::path::Path;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::unistd::{Uid, geteuid};
 
 use super::{owner, user};
 use crate::error::{Error, Kind, Result};
 use crate::model::{self, Expectations, Given, Imported, Lab, Source};
-use crate::spec::{Diagnostic, Instances, Report};
+use crate::spec::{Diagnostic, Instances, Report, Span};
 
 /// Reads the lab of a file.
 ///
@@ -95,10 +97,50 @@ impl LabFile {
     }
 }
 
+/// Standard input as a lab file.
+const STDIN: &str = "-";
+
+/// Where a lab file is, whatever becomes of the working directory; what it names is beside it. Standard input is in
+/// the working directory.
+#[must_use]
+pub fn whereabouts(path: &Path) -> PathBuf {
+    let found = if path == Path::new(STDIN) { std::path::absolute(path) } else { path.canonicalize() };
+    found.unwrap_or_else(|_| path.to_owned())
+}
+
+/// What is in the file; of standard input, which can be read but once, always the same.
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    static INPUT: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+    if path != Path::new(STDIN) {
+        return std::fs::read(path);
+    }
+    let mut input = INPUT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(bytes) = &*input {
+        return Ok(bytes.clone());
+    }
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(input.insert(bytes).clone())
+}
+
 fn read(path: &Path) -> Result<String> {
     let fault = |what: &str| Error::new(Kind::LabFile, format!("{what} {}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| fault("cannot read").because(e))?;
-    String::from_utf8(bytes).map_err(|e| fault("there is no text in").because(e.utf8_error()))
+    let bytes = bytes(path).map_err(|e| fault("cannot read").because(e))?;
+    String::from_utf8(bytes).map_err(|e| no_text(path, e.as_bytes(), e.utf8_error().valid_up_to()))
+}
+
+/// Bytes that are no text, from `at` on.
+fn no_text(path: &Path, bytes: &[u8], at: usize) -> Error {
+    let shown = String::from_utf8_lossy(bytes);
+    let width = shown[at..].chars().next().map_or(0, char::len_utf8);
+    let byte = bytes.get(at).copied().unwrap_or_default();
+    let fault = Diagnostic::new("not-text", Span::new(at, at + width), "the file is not UTF-8 text")
+        .label(format!("the byte here is 0x{byte:02x}"));
+    let fault = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => fault.help("it begins as UTF-16 does: save it as UTF-8"),
+        _ => fault,
+    };
+    Report::new(path, &shown, vec![fault], &Instances::default()).into_error()
 }
 
 /// The users of a machine are not in the file, so the pure stages cannot know them.

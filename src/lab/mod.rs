@@ -48,7 +48,7 @@ pub mod watcher;
 use std::path::{Path, PathBuf};
 
 pub use enter::{run_as_owner, run_in};
-pub use file::{expectations, flat, load, load_text, load_to_run, load_with};
+pub use file::{expectations, flat, load, load_text, load_to_run, load_with, whereabouts};
 pub use message::Message;
 pub use namespaces::Namespaces;
 pub use running::{Running, clear, end, names};

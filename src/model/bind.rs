@@ -61,7 +61,7 @@ fn app_name(spec: &AppSpec, earlier: &[App], errors: &mut Errors) -> String {
 pub(super) fn test(lab: &Lab, spec: &TestSpec, source: &str, errors: &mut Errors) -> Option<Test> {
     let kind = kind(lab, spec, errors)?;
     Some(Test {
-        name: spec.name.clone().unwrap_or_else(|| words(&spec.kind)),
+        name: title(spec),
         line: position(source, spec.span).0,
         within_ms: spec.within_ms,
         not: spec.not,
@@ -69,8 +69,14 @@ pub(super) fn test(lab: &Lab, spec: &TestSpec, source: &str, errors: &mut Errors
     })
 }
 
+/// The name of a test, or the test in words, on one line.
+pub(super) fn title(spec: &TestSpec) -> String {
+    let name = spec.name.clone().unwrap_or_else(|| words(&spec.kind));
+    name.trim_end().split(char::is_control).collect::<Vec<_>>().join(" ")
+}
+
 /// The test in words, for those without a name.
-pub(super) fn words(kind: &TestKindSpec) -> String {
+fn words(kind: &TestKindSpec) -> String {
     let pair = |p: &PairSpec| format!("{} -> {}", p.from.value, p.to.value);
     match kind {
         TestKindSpec::Ping { pair: p, size, df, .. } => {
@@ -119,6 +125,12 @@ fn kind(lab: &Lab, spec: &TestSpec, errors: &mut Errors) -> Option<TestKind> {
         }
         TestKindSpec::Isolated(nets) => {
             let networks: Vec<NetId> = nets.iter().filter_map(|n| network(lab, n, errors)).collect();
+            let twice =
+                nets.iter().enumerate().find(|(i, net)| nets[..*i].iter().any(|n| n.value == net.value));
+            if let Some((_, net)) = twice {
+                let title = format!("`{}` cannot be isolated from itself", net.value);
+                errors.push(Diagnostic::new("test", net.span, title));
+            }
             if nets.len() < 2 {
                 errors.push(Diagnostic::new("test", spec.span, "`isolated` needs two networks or more"));
             }

@@ -80,7 +80,7 @@ impl Expectations {
         let bound = bind::test(lab, &graded.test, &self.source, &mut errors);
         let test = bound.filter(|_| errors.is_empty()).ok_or_else(|| errors.iter().map(words).collect());
         Expectation {
-            name: graded.test.name.clone().unwrap_or_else(|| bind::words(&graded.test.kind)),
+            name: bind::title(&graded.test),
             is_named: graded.test.name.is_some(),
             line: position(&self.source, graded.test.span).0,
             points: points(graded),
@@ -148,6 +148,15 @@ tests: [{name: mine, ping: v/a -> v/b}]
             [("ping v/a -> v/b", false, 2, 1), ("far", true, 3, 3), ("down a--b", false, 4, 0)]
         );
         assert!(found.iter().all(|e| e.test.is_ok()));
+    }
+
+    #[test]
+    fn names_of_tests_are_on_one_line() {
+        let found = bound(
+            "tests:\n- exec: {at: v/a, run: [sh, -c, \"a\\nb\"]}\n- name: |\n    two\n    lines\n  ping: v/a -> v/b\n",
+        );
+        let names: Vec<_> = found.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(names, ["exec at v/a: sh -c a b", "two lines"]);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::error::Result;
 use crate::expand::{self, control, import};
 pub use crate::expand::{Given, Imported};
 pub use crate::packet::esp::Suite as Security;
-use crate::spec::{self, Instances, Report, Spanned};
+use crate::spec::{self, Diagnostic, Instances, Report, Span, Spanned, Tree, Value};
 
 /// Index of a network in [`Lab::networks`]; 0 is the base network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -669,9 +669,15 @@ pub fn parse_source(source: &Source<'_>, running: Option<&Lab>) -> Result<Lab> {
     let own = errors.clone();
     let whole = (!flat.cut_short).then_some(tree.as_ref());
     let spec = whole.and_then(|tree| spec::decode(tree, &mut errors));
+    let aside = errors_beside(tree.as_ref(), &mut errors);
     let built = match spec.map(|spec| expand::expand(spec, &mut errors)) {
         Some(lab) => build(&lab, text, errors, running),
         None => Err(errors),
+    };
+    let built = match built {
+        Ok(lab) if aside.is_empty() => Ok(lab),
+        Ok(_) => Err(aside),
+        Err(errors) => Err([errors, aside].concat()),
     };
     // Without its topology the base lacks the places that VIs name.
     let lost = own.iter().any(|e| e.rule == "import");
@@ -680,6 +686,16 @@ pub fn parse_source(source: &Source<'_>, running: Option<&Lab>) -> Result<Lab> {
         errors.retain(|e| !(lost && e.rule == "placement"));
         Report::new(path, text, errors, &flat.instances).into_error()
     })
+}
+
+/// Takes out the errors in sections that no network depends on, so that what is wrong with the networks is told beside them.
+fn errors_beside(tree: &Tree, errors: &mut Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let Value::Map(items) = &tree.value else { return Vec::new() };
+    let beside = |key: &Tree| matches!(&key.value, Value::Scalar(key) if key == "apps" || key == "tests");
+    let sections: Vec<Span> =
+        items.iter().filter(|(key, _)| beside(key)).map(|(_, section)| section.span).collect();
+    let inside = |e: &mut Diagnostic| sections.iter().any(|s| s.start <= e.span.start && e.span.end <= s.end);
+    errors.extract_if(.., inside).collect()
 }
 
 /// The topology file that a lab file imports, by the name that it has for it, relative to its own place.

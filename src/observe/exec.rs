@@ -22,7 +22,7 @@ const SHOWN: usize = 10;
 pub(crate) struct Exec<'a> {
     pub(crate) at: NodeId,
     pub(crate) argv: &'a [String],
-    /// `*` stands for anything, `?` for one character.
+    /// `*` stands for anything, `?` for one character; line ends at the end count neither here nor in what is printed.
     pub(crate) stdout: Option<&'a str>,
     pub(crate) status: u8,
 }
@@ -50,7 +50,7 @@ fn judge(asked: &Exec<'_>, ended: &Ended) -> Verdict {
     let printed = String::from_utf8_lossy(&ended.stdout);
     let printed = printed.trim_end_matches('\n');
     if let Some(pattern) = asked.stdout {
-        let matches = WildMatch::new(pattern).matches(printed);
+        let matches = WildMatch::new(pattern.trim_end_matches('\n')).matches(printed);
         let shown = if matches { pattern.to_owned() } else { excerpt("stdout", printed) };
         verdict.and(Verdict::of(matches, pattern.to_owned(), shown));
     } else if !verdict.holds {
@@ -93,6 +93,8 @@ mod tests {
             ("10.128.0.?", "10.128.0.22\n", false),
             ("a", "ab\n", false),
             ("", "\n", true),
+            ("one\ntwo\n", "one\ntwo\n", true),
+            ("one\ntwo\n", "one\n", false),
         ] {
             assert_eq!(verdict(Some(pattern), Some(0), printed).holds, holds, "{pattern}");
         }

@@ -120,9 +120,9 @@ pub fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
 fn add_hooks_once(stages: &mut [Stage]) {
     let mut there = BTreeSet::new();
     for stage in stages {
-        stage.ops.retain(|op| match op {
-            Op::AddHooks { ns, dev } => there.insert((ns.clone(), dev.clone())),
-            _ => true,
+        stage.ops.retain(|op| {
+            let Op::AddHooks { ns, dev } = op else { return true };
+            there.insert((ns.clone(), dev.clone()))
         });
     }
 }

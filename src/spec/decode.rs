@@ -41,18 +41,18 @@ pub(super) fn lab(tree: &Tree, errors: &mut Errors) -> Option<LabSpec> {
     let mut fields = Fields::new(tree, "the lab", errors)?;
     let name = fields.require("name", errors).and_then(|t| lab_name(t, errors));
     let description =
-        fields.take("description").and_then(|t| text(t, "`description`", errors)).map(|s| s.value);
+        fields.section("description").and_then(|t| text(t, "`description`", errors)).map(|s| s.value);
     let dataplane = fields.take("dataplane").and_then(|t| choice(t, "`dataplane`", &DATAPLANES, errors));
     let base = fields.require("base", errors).and_then(|t| base(t, errors));
-    let vis = fields.take("vis").map(|t| vis(t, errors)).unwrap_or_default();
+    let vis = fields.section("vis").map(|t| vis(t, errors)).unwrap_or_default();
     let gateways = fields
-        .take("gateways")
+        .section("gateways")
         .map(|t| list(t, "`gateways`", errors).iter().filter_map(|t| gateway(t, errors)).collect());
     let apps = fields
-        .take("apps")
+        .section("apps")
         .map(|t| list(t, "`apps`", errors).iter().filter_map(|t| app(t, errors)).collect());
     let tests = fields
-        .take("tests")
+        .section("tests")
         .map(|t| list(t, "`tests`", errors).iter().filter_map(|t| test(t, errors)).collect());
     // Expansion has used them up: they are named so that they can be meant.
     let _expanded = [fields.take("templates"), fields.take("params")];
@@ -86,8 +86,8 @@ fn lab_name(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
 
 fn base(tree: &Tree, errors: &mut Errors) -> Option<BaseSpec> {
     let mut fields = Fields::new(tree, "`base`", errors)?;
-    let nodes = fields.take("nodes").map(|t| base_nodes(t, errors)).unwrap_or_default();
-    let links = fields.take("links").map(|t| links(t, errors)).unwrap_or_default();
+    let nodes = fields.section("nodes").map(|t| base_nodes(t, errors)).unwrap_or_default();
+    let links = fields.section("links").map(|t| links(t, errors)).unwrap_or_default();
     let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
     let mtu = fields.take("mtu").and_then(|t| number(t, "`mtu`", 68..=65_535, errors));
     let routing = fields.take("routing").and_then(|t| routing(t, errors));
@@ -215,7 +215,7 @@ fn vi(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViSpec>
         None => (Spanned::new("base".to_owned(), name.span), Vec::new()),
     };
     let nodes = fields.require("nodes", errors).map(|t| vi_nodes(t, errors)).unwrap_or_default();
-    let links = fields.take("links").map(|t| links(t, errors)).unwrap_or_default();
+    let links = fields.section("links").map(|t| links(t, errors)).unwrap_or_default();
     let routing = fields.take("routing").and_then(|t| routing(t, errors));
     let addresses = fields.take("addresses").and_then(|t| prefix(t, errors));
     let mtu = fields.take("mtu").and_then(|t| vi_mtu(t, errors));
@@ -258,7 +258,8 @@ fn vi_mtu(tree: &Tree, errors: &mut Errors) -> Option<Spanned<ViMtu>> {
         Value::Scalar(word) if word == "fit" => None,
         Value::Scalar(word) if word == "fragment" => Some(Spanned::new(ViMtu::Fragment, tree.span)),
         Value::Null | Value::Scalar(_) | Value::Seq(_) | Value::Map(_) => {
-            number(tree, "`mtu`", 68..=65_535, errors).map(|n| Spanned::new(ViMtu::Bytes(n), tree.span))
+            let words = "`mtu` of a VI, if not `fit` or `fragment`,";
+            number(tree, words, 68..=65_535, errors).map(|n| Spanned::new(ViMtu::Bytes(n), tree.span))
         }
     }
 }

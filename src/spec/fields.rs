@@ -46,6 +46,11 @@ impl<'a> Fields<'a> {
         self.take_key(key).map(|(_, tree)| tree)
     }
 
+    /// The same, for a section in which nothing need stand: `tests:` with all of them commented out is as good as none.
+    pub(crate) fn section(&mut self, key: &'static str) -> Option<&'a Tree> {
+        self.take(key).filter(|tree| tree.value != Value::Null)
+    }
+
     pub(crate) fn take_key(&mut self, key: &'static str) -> Option<(Span, &'a Tree)> {
         self.known.push(key);
         let at = self.items.iter().position(|(n, ..)| *n == key)?;

@@ -25,7 +25,9 @@ pub use diag::{Diagnostic, Report, Span, Spanned, nearest, position};
 pub use gateways::GatewaySpec;
 pub use origin::{Instance, Instances, Origin};
 pub use parallel::SpreadSpec;
-pub use tests::{ExecSpec, ExpectSpec, GradedSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec};
+pub use tests::{
+    DROPPED_BY, ExecSpec, ExpectSpec, GradedSpec, InjectSpec, PairSpec, RowSpec, TestKindSpec, TestSpec,
+};
 pub use units::duration;
 
 pub(crate) use decode::link;

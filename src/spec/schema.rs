@@ -19,9 +19,9 @@ type Property = (&'static str, Value, &'static str);
 pub fn lab() -> Value {
     let properties = [
         ("name", json!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,30}$" }), "the lab's name"),
-        ("description", refer("text"), "prose, shown by `status` and `graph`"),
+        ("description", or_null(refer("text")), "prose, shown by `status` and `graph`"),
         ("base", refer("base"), "the base network"),
-        ("vis", map_of(refer("vi")), "the Virtual Internets, by name"),
+        ("vis", or_null(map_of(refer("vi"))), "the Virtual Internets, by name"),
         (
             "templates",
             or_null(map_of(refer("template"))),
@@ -29,9 +29,9 @@ pub fn lab() -> Value {
         ),
         ("params", refer("params"), "values that `-D name=value` may override, used as `${name}`"),
         ("dataplane", words(&DATAPLANES), "what carries the virtual links (default: auto)"),
-        ("gateways", list_of(refer("gateway")), "wires between networks, on one base node"),
-        ("apps", list_of(refer("app")), "programs that run in nodes while the lab is up"),
-        ("tests", list_of(refer("test")), "what must hold; `vilab test` runs them in order"),
+        ("gateways", or_null(list_of(refer("gateway"))), "wires between networks, on one base node"),
+        ("apps", or_null(list_of(refer("app"))), "programs that run in nodes while the lab is up"),
+        ("tests", or_null(list_of(refer("test"))), "what must hold; `vilab test` runs them in order"),
     ];
     document("A lab of vilab", object(&properties, &["name", "base"]))
 }
@@ -191,11 +191,11 @@ fn networks() -> Vec<(&'static str, Value)> {
 }
 
 fn base() -> Value {
-    let nodes = any_of([refer("names"), map_of(or_null(refer("base_node")))]);
+    let nodes = or_null(any_of([refer("names"), map_of(or_null(refer("base_node")))]));
     object(
         &[
             ("nodes", nodes, "a list of names, or a map from names to options; links name nodes too"),
-            ("links", list_of(refer("link")), "`X -- Y -- Z`, or a map with options"),
+            ("links", or_null(list_of(refer("link"))), "`X -- Y -- Z`, or a map with options"),
             (
                 "import",
                 refer("text"),
@@ -249,7 +249,7 @@ fn vi() -> Value {
         &[
             ("over", any_of([refer("text"), refer("names")]), "base, a VI, or several VIs (default: base)"),
             ("nodes", map_of(refer("vi_node")), "name: place, or a map with options"),
-            ("links", list_of(refer("link")), "`a -- b -- c`, or a map with options"),
+            ("links", or_null(list_of(refer("link"))), "`a -- b -- c`, or a map with options"),
             ("routing", words(&ROUTINGS), "default: static"),
             ("addresses", refer("prefix"), "network-layer pool of RFC 1918"),
             ("mtu", vi_mtu, "`fit`, `fragment`, or a number that fits (default: fit)"),
@@ -310,7 +310,7 @@ fn template() -> Value {
             ("params", refer("params"), "names and defaults"),
             ("ports", ports, "unbound interfaces, and the inner nodes that own them"),
             ("nodes", map_of(refer("vi_node")), "as those of a VI"),
-            ("links", list_of(refer("link")), "as those of a VI"),
+            ("links", or_null(list_of(refer("link"))), "as those of a VI"),
         ],
         &["nodes"],
     )

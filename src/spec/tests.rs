@@ -8,6 +8,39 @@ use super::units::{duration_ms, rate_bps};
 use super::yaml::{Tree, Value};
 use crate::model::Impairment;
 
+/// The counters of dropped packets, as `by:` names them.
+pub const DROPPED_BY: [&str; 29] = [
+    "strong-host",
+    "no-tunnel",
+    "no-link",
+    "not-ipip",
+    "not-ipv4",
+    "truncated",
+    "bad-length",
+    "bad-checksum",
+    "fragment",
+    "reassembly",
+    "ecn-ce",
+    "esp-auth",
+    "esp-replay",
+    "esp-malformed",
+    "esp-required",
+    "esp-unexpected",
+    "esp-sequence",
+    "link-down",
+    "no-route",
+    "too-big",
+    "too-deep",
+    "self-transit",
+    "base-unreachable",
+    "rx-overrun",
+    "tx-overrun",
+    "tx-error",
+    "tun-error",
+    "impaired-loss",
+    "shaped-overflow",
+];
+
 /// A test or action, names not bound.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TestSpec {
@@ -329,12 +362,27 @@ fn inject(tree: &Tree, errors: &mut Errors) -> Option<TestKindSpec> {
     let at = fields.require("at", errors).and_then(|t| text(t, "`at`", errors));
     let stack = fields.require("stack", errors).map(|t| arrows(t, errors)).unwrap_or_default();
     let delivered = fields.require("is", errors).and_then(|t| choice(t, "`is`", &FATES, errors));
-    let by = fields.take("by").and_then(|t| text(t, "`by`", errors)).map(|s| s.value);
+    let by = fields.take("by").and_then(|t| reason(t, errors));
+    if let (Some(by), Some(true)) = (&by, delivered) {
+        errors.push(Diagnostic::new("test", by.span, "what is delivered is dropped `by` nothing"));
+    }
+    let by = by.map(|by| by.value);
     let switch = [("on", true), ("off", false)];
     let strong_host = fields.take("strong-host").and_then(|t| choice(t, "`strong-host`", &switch, errors));
     fields.finish(errors);
     let strong_host = strong_host.unwrap_or(true);
     Some(TestKindSpec::Inject(InjectSpec { at: at?, stack, delivered: delivered?, by, strong_host }))
+}
+
+fn reason(tree: &Tree, errors: &mut Errors) -> Option<Spanned<String>> {
+    let by = text(tree, "`by`", errors)?;
+    if !DROPPED_BY.contains(&by.value.as_str()) {
+        let error =
+            Diagnostic::new("wrong-value", tree.span, format!("no packet is dropped by `{}`", by.value));
+        errors.push(error.meant(&by.value, DROPPED_BY));
+        return None;
+    }
+    Some(by)
 }
 
 fn arrows(tree: &Tree, errors: &mut Errors) -> Vec<PairSpec> {

@@ -1,7 +1,7 @@
 //! YAML as a tree in which every value knows its place. Text goes in; a [`Tree`] or one error comes out. It never
 //! gives a scalar a type (`y`, `on` and `1` stay text) and never expands aliases beyond a budget.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
@@ -78,6 +78,7 @@ pub(crate) fn parse(text: &str) -> Result<Tree, Diagnostic> {
 }
 
 struct Reader<'a> {
+    text: &'a str,
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     /// Byte offset of each character, and of the end.
     offsets: Vec<usize>,
@@ -88,7 +89,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(text: &'a str) -> Self {
         let offsets = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
-        Self { parser: Parser::new_from_str(text), offsets, anchors: BTreeMap::new(), values: 0 }
+        Self { text, parser: Parser::new_from_str(text), offsets, anchors: BTreeMap::new(), values: 0 }
     }
 
     fn span(&self, span: saphyr_parser::Span) -> Span {
@@ -101,7 +102,14 @@ impl<'a> Reader<'a> {
             Some(Ok((event, span))) => Ok((event, self.span(span))),
             Some(Err(e)) => {
                 let span = self.span(saphyr_parser::Span::empty(*e.marker()));
-                Err(Diagnostic::new("yaml", span, "this is not YAML").label(e.info().to_owned()))
+                let error = Diagnostic::new("yaml", span, "this is not YAML").label(e.info().to_owned());
+                let in_flow = e.info().starts_with("while parsing a flow");
+                Err(match in_flow && self.text[span.start..].starts_with(['[', '{']) {
+                    true => {
+                        error.help("between brackets or braces, text that has some itself stands in quotes")
+                    }
+                    false => error,
+                })
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }
@@ -203,7 +211,8 @@ impl<'a> Reader<'a> {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
                 let end = items.last().map_or(span.end, |(_, v)| v.span.end.max(start.end));
-                return Ok(Tree::new(Span::new(start.start, end.max(start.start)), Value::Map(items)));
+                let span = Span::new(start.start, end.max(start.start));
+                return Ok(Tree::new(span, Value::Map(merged(items)?)));
             }
             let key = self.tree(event, span, depth + 1)?;
             let (event, span) = self.next()?;
@@ -211,6 +220,52 @@ impl<'a> Reader<'a> {
             items.push((key, value));
         }
     }
+}
+
+/// The entries of a map with those of its merge keys (`<<: *other`) in their places: what the map says itself comes before
+/// what it merges, and of several maps the first before the rest.
+fn merged(items: Vec<(Tree, Tree)>) -> Result<Vec<(Tree, Tree)>, Diagnostic> {
+    if !items.iter().any(|(key, _)| is_merge(key)) {
+        return Ok(items);
+    }
+    let mut said: BTreeSet<String> = items.iter().filter_map(|(key, _)| name(key)).collect();
+    let mut all = Vec::new();
+    for (key, value) in items {
+        if !is_merge(&key) {
+            all.push((key, value));
+            continue;
+        }
+        for map in merge_sources(value)? {
+            all.extend(map.into_iter().filter(|(key, _)| name(key).is_none_or(|name| said.insert(name))));
+        }
+    }
+    Ok(all)
+}
+
+fn is_merge(key: &Tree) -> bool {
+    !key.quoted && matches!(&key.value, Value::Scalar(text) if text == "<<")
+}
+
+fn name(key: &Tree) -> Option<String> {
+    match &key.value {
+        Value::Scalar(text) => Some(text.clone()),
+        Value::Null | Value::Seq(_) | Value::Map(_) => None,
+    }
+}
+
+/// The map, or the maps of the list, that a merge key stands for.
+fn merge_sources(value: Tree) -> Result<Vec<Vec<(Tree, Tree)>>, Diagnostic> {
+    let sources = match value.value {
+        Value::Seq(items) => items,
+        Value::Null | Value::Scalar(_) | Value::Map(_) => vec![value],
+    };
+    let entries = |source: Tree| match source.value {
+        Value::Map(items) => Ok(items),
+        Value::Null | Value::Scalar(_) | Value::Seq(_) => {
+            Err(Diagnostic::new("yaml", source.span, format!("`<<` merges maps, not {}", source.kind())))
+        }
+    };
+    sources.into_iter().map(entries).collect()
 }
 
 fn scalar(text: &str, style: ScalarStyle) -> Value {
@@ -250,6 +305,24 @@ mod tests {
             text += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{last}"); 10].join(", "));
         }
         assert_eq!(parse(&text).unwrap_err().rule, "too-big");
+    }
+
+    #[test]
+    fn merge_keys_give_what_the_map_does_not_say_itself() {
+        let entries = |text: &str| {
+            let Value::Map(mut items) = parse(text).unwrap().value else { panic!("a map") };
+            let Value::Map(last) = items.pop().unwrap().1.value else { panic!("a map in it") };
+            last.into_iter()
+                .map(|(key, value)| format!("{}={}", name(&key).unwrap(), name(&value).unwrap()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(entries("a: &a {x: 1, y: 2}\nb: {z: 3, <<: *a, y: 4}\n"), ["z=3", "x=1", "y=4"]);
+        assert_eq!(
+            entries("a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: [*b, *a]}\n"),
+            ["y=3", "z=4", "x=1"]
+        );
+        assert_eq!(entries("a: {\"<<\": 1}\n"), ["<<=1"], "in quotes it is a name");
+        assert_eq!(parse("a: {<<: [1]}\n").unwrap_err().title, "`<<` merges maps, not a single value");
     }
 
     #[test]

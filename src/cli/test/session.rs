@@ -109,7 +109,7 @@ impl Session<'_> {
             // Taken away again where all passes.
             bundle.write("plan.txt", plan::text(&plan).as_bytes())?;
         }
-        let path = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+        let path = lab::whereabouts(file);
         let name = instance(&lab.name, self.number);
         Ok(Job { file: path, lab: Lab { name, ..lab }, plan, patience: self.all.patience, capture: None })
     }

@@ -92,11 +92,11 @@ fn template<'t>(
     let mut made =
         Template { name, params: Vec::new(), ports: Vec::new(), nodes: Vec::new(), links: &[], sound: false };
     let Some(mut fields) = Fields::new(tree, "a template", errors) else { return made };
-    let _prose = fields.take("description").map(|t| text(t, "`description`", errors));
+    let _prose = fields.section("description").map(|t| text(t, "`description`", errors));
     made.params = fields.take("params").map(|t| params(t, errors)).unwrap_or_default();
     made.ports = fields.take("ports").map(|t| ports(t, errors)).unwrap_or_default();
     made.nodes = fields.require("nodes", errors).map(|t| entries(t, "`nodes`", errors)).unwrap_or_default();
-    made.links = fields.take("links").map(|t| crate::spec::list(t, "`links`", errors)).unwrap_or_default();
+    made.links = fields.section("links").map(|t| crate::spec::list(t, "`links`", errors)).unwrap_or_default();
     fields.finish(errors);
     let mut known = names.to_vec();
     let mut check = Check { expressions, errors };

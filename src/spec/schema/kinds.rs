@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::tests::KINDS;
+use super::super::tests::{DROPPED_BY, KINDS};
 use super::links::impaired;
 use super::{Property, any_of, expression_or, list_of, mtu, number, object, one_of, refer};
 
@@ -92,7 +92,11 @@ fn packets() -> Vec<Property> {
                 expression_or(json!({ "enum": ["dropped", "delivered", "accepted"] })),
                 "what becomes of it",
             ),
-            ("by", refer("text"), "the counter that counts it, such as `strong-host`"),
+            (
+                "by",
+                expression_or(json!({ "enum": DROPPED_BY })),
+                "the counter that counts it, such as `strong-host`",
+            ),
             (
                 "strong-host",
                 any_of([json!({ "enum": ["on", "off", true, false] }), refer("expression")]),
