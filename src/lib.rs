@@ -29,7 +29,6 @@
 //!     assert!(c.command("ping").args(["-c1", "a"]).status().unwrap().success());
 //!     Ok(())
 //! }
-//! # the_service_survives_a_cut().unwrap();
 //! ```
 //!
 //! # Inside

@@ -254,7 +254,10 @@ mod tests {
     fn protocol_and_priority_of_a_redirect_share_a_word() {
         let request = Request::add_redirect(3, Hook::Ingress, &Taken::Protocol(0x00fe), 4, Hook::Ingress);
         let RouteNetlinkMessage::NewTrafficFilter(filter) = request.message else { panic!("a filter") };
-        assert_eq!(filter.header.info, 0xfe00 << 16 | u32::from(0x00fe_u16.to_be()));
+        assert_eq!(filter.header.info, 0xfe01 << 16 | u32::from(0x00fe_u16.to_be()));
+        let request = Request::add_redirect(3, Hook::Egress, &Taken::Protocol(0x0800), 4, Hook::Egress);
+        let RouteNetlinkMessage::NewTrafficFilter(other) = request.message else { panic!("a filter") };
+        assert_eq!(other.header.info >> 16, 0xfe00, "filters of one priority are for one protocol");
         assert_eq!(filter.header.parent, INGRESS);
     }
 

@@ -8,6 +8,7 @@ use super::arrival::pass_time;
 use super::devices::{self, Change};
 use super::{Context, each, impair};
 use crate::error::Result;
+use crate::fastpath::control::Client;
 use crate::model::{BASE, EndId, GATEWAYS, Impairment, LinkId, NodeId, Target};
 use crate::plan;
 use crate::routing::{Expected, Faults};
@@ -27,7 +28,16 @@ pub fn enact(ctx: &Context<'_>, faults: &Faults, touched: &Faults) -> Result<()>
         changes(ctx, faults, &expected, &touched.ends(ctx.lab)).into_iter().collect();
     let done = each(&changes, |(node, change)| Ok(devices::change(ctx, *node, change)))?;
     done.into_iter().collect::<Result<()>>()?;
-    await_carrier(ctx, &changes)
+    await_carrier(ctx, &changes)?;
+    await_engine(ctx);
+    Ok(())
+}
+
+/// The fast path's engine answers when it has followed what the kernel told it before: until then it may carry packets as if
+/// nothing had happened. One that does not run will look at everything when it starts.
+fn await_engine(ctx: &Context<'_>) {
+    let answer = ctx.fastpath_control.as_deref().map(|path| Client::connect(path)?.counters());
+    drop(answer);
 }
 
 /// Waits until wires that came up pass packets: the kernel notices a carrier on its own time (`linkwatch`, once a second
