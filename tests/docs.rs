@@ -208,7 +208,10 @@ fn no_command_stands_outside_of_transcripts_and_nothing_slips_by_unrun() {
 fn is_command(line: &str) -> bool {
     let line = line.trim_start();
     let typed = line.strip_prefix("$ ").unwrap_or(line);
-    line.starts_with("$ ") || ["vilab ", "sudo ", "cargo ", "docker "].iter().any(|p| typed.starts_with(p))
+    // A line of TOML begins with the name, too.
+    let assigned = typed.split_whitespace().nth(1) == Some("=");
+    line.starts_with("$ ")
+        || !assigned && ["vilab ", "sudo ", "cargo ", "docker "].iter().any(|p| typed.starts_with(p))
 }
 
 #[test]
