@@ -74,7 +74,7 @@ fn d1_a_deep_stack_bears_load() {
           wait
       stdout: "150000\n150000\n150000\n150000"
 apps:
-  - {at: v16/b, name: echo, run: "socat -t 20 TCP-LISTEN:5001,fork PIPE", ready: {tcp: 5001}}
+  - {at: v16/b, name: echo, run: "socat -t 20 TCP-LISTEN:5001,fork EXEC:cat", ready: {tcp: 5001}}
 "#;
     for dataplane in common::dataplanes() {
         let stack = stack(16, 1500);

@@ -26,7 +26,7 @@ pub struct Settings {
     pub clone: Option<u64>,
     /// `kernel.apparmor_restrict_unprivileged_userns`, likewise.
     pub apparmor: Option<u64>,
-    /// `user.max_…_namespaces`, in the order of [`KINDS`].
+    /// `user.max_…_namespaces`, in the order of `KINDS`.
     pub limits: [Option<u64>; KINDS.len()],
     /// Its system calls are filtered: seccomp(2).
     pub filtered: bool,

@@ -50,9 +50,9 @@ pub struct Facts {
     pub tun: TunFile,
     /// The running kernel has the driver of TUN devices, loaded or built in.
     pub tun_driver: bool,
-    /// Those of [`MODULES`] that there are files of for the running kernel.
+    /// Those of `MODULES` that there are files of for the running kernel.
     pub modules: BTreeSet<&'static str>,
-    /// Those of [`PROGRAMS`] that are installed.
+    /// Those of `PROGRAMS` that are installed.
     pub programs: BTreeSet<&'static str>,
     pub manager: Option<Manager>,
     /// What FRR's zebra says of its version.
