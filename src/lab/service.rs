@@ -123,7 +123,10 @@ impl Service {
     }
 
     pub(super) fn ended(&mut self, exit: Exit, now: Instant) -> Act {
-        self.read();
+        // What it said last may be that it was ready.
+        if self.read() {
+            self.ready(now);
+        }
         if let Some(pid) = self.pid.take().filter(|_| self.in_node) {
             // What it leaves in its group would be in the way of the next.
             let _none = killpg(pid, Signal::SIGKILL);
@@ -340,6 +343,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut once = service(dir.path(), None);
         up(&mut once);
+        once.ended(Exit::Status(0), Instant::now());
+        assert_eq!((once.trouble(), once.course.state()), (None, State::Ended));
+    }
+
+    #[test]
+    fn one_that_ends_right_after_it_has_said_that_it_is_ready_was_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut once = service(dir.path(), Some(Ready::Log("done".into())));
+        up(&mut once);
+        nix::unistd::write(&once.output.1, b"it is done\n").unwrap();
         once.ended(Exit::Status(0), Instant::now());
         assert_eq!((once.trouble(), once.course.state()), (None, State::Ended));
     }
