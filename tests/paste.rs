@@ -95,24 +95,29 @@ fn pasted(plan: &str, from: &str) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn a_pasted_plan_is_the_same_lab() {
+    // Three base nodes, their link layers, six partitions.
+    same("figure-11-revisitation.yaml", "v.line.A", 12);
+}
+
+#[test]
+fn a_pasted_plan_with_security_is_the_same_lab() {
+    // Four base nodes, their link layers, partitions of three VIs.
+    same("security.yaml", "v.closed.A", 16);
+}
+
+/// Compares the lab of a file, pasted into the node `from`, with that of `vilab up`.
+fn same(file: &str, from: &str, namespaces: usize) {
     if !common::can("kernel") {
         return;
     }
-    for (file, from, namespaces) in [
-        // Three base nodes, their link layers, six partitions.
-        ("figure-11-revisitation.yaml", "v.line.A", 12),
-        // Four base nodes, their link layers, partitions of three VIs.
-        ("security.yaml", "v.closed.A", 16),
-    ] {
-        let path = format!("labs/{file}");
-        let plan = common::run(common::vilab().args(["plan", "--dataplane", "kernel", &path]));
-        let up = common::Up::lab("paste", file, "kernel");
-        let (ours, theirs) = (looks(&up.running().namespaces()), pasted(&plan, from));
-        assert_eq!(ours.len(), namespaces, "{file}");
-        for ((ns, ours), (pasted_ns, theirs)) in ours.iter().zip(&theirs) {
-            assert_eq!(ns, pasted_ns);
-            assert!(ours.iter().any(|l| l.contains("lo:")), "{ns} is looked at");
-            assert_eq!(ours, theirs, "namespace {ns} of {file}");
-        }
+    let path = format!("labs/{file}");
+    let plan = common::run(common::vilab().args(["plan", "--dataplane", "kernel", &path]));
+    let up = common::Up::lab("paste", file, "kernel");
+    let (ours, theirs) = (looks(&up.running().namespaces()), pasted(&plan, from));
+    assert_eq!(ours.len(), namespaces, "{file}");
+    for ((ns, ours), (pasted_ns, theirs)) in ours.iter().zip(&theirs) {
+        assert_eq!(ns, pasted_ns);
+        assert!(ours.iter().any(|l| l.contains("lo:")), "{ns} is looked at");
+        assert_eq!(ours, theirs, "namespace {ns} of {file}");
     }
 }

@@ -257,12 +257,47 @@ pub fn dropped(namespaces: &vilab::lab::Namespaces) -> String {
                     .unwrap();
             }
         }
+        for line in namespaces.run(&name, told).unwrap() {
+            writeln!(found, "{name} {line}").unwrap();
+        }
     }
     let processors = fs::read_to_string("/proc/net/softnet_stat").unwrap();
     for row in processors.lines() {
         writeln!(found, "backlog full: {}", row.split_whitespace().nth(1).unwrap()).unwrap();
     }
     found
+}
+
+/// What the layers above devices count in the current namespace of what they drop: protocols, security, nftables.
+fn told() -> Vec<String> {
+    const BAD: [&str; 7] = ["Error", "Discard", "NoRoute", "NoPort", "Fail", "ReversePath", "DestUnreach"];
+    let mut told = Vec::new();
+    for file in ["snmp", "netstat", "xfrm_stat"] {
+        let Ok(text) = fs::read_to_string(format!("/proc/thread-self/net/{file}")) else { continue };
+        let lines: Vec<&str> = text.lines().collect();
+        let pairs: Vec<(&str, &str)> = match file {
+            "xfrm_stat" => lines.iter().filter_map(|line| line.split_once(char::is_whitespace)).collect(),
+            _ => lines
+                .chunks(2)
+                .flat_map(|two| two[0].split_whitespace().zip(two[1].split_whitespace()).skip(1))
+                .collect(),
+        };
+        for (name, count) in pairs {
+            let bad = file == "xfrm_stat" || BAD.iter().any(|word| name.contains(word));
+            if bad && count.trim() != "0" {
+                told.push(format!("{file} {name}: {}", count.trim()));
+            }
+        }
+    }
+    let counters = Command::new("nft").args(["list", "counters"]).output().unwrap();
+    let counters = String::from_utf8_lossy(&counters.stdout).replace("{\n", "");
+    told.extend(
+        counters
+            .lines()
+            .filter(|l| l.contains("packets") && !l.contains("packets 0"))
+            .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")),
+    );
+    told
 }
 
 /// The network namespaces that processes are in.
