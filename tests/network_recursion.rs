@@ -14,6 +14,8 @@ use serde_json::Value;
 
 /// Whatever must happen happens within this, however busy the machine is.
 const LONG: Duration = Duration::from_secs(60);
+/// In which a router that a VI plays tells of a lost edge.
+const WITHDRAWN: Duration = Duration::from_secs(3);
 
 /// `outer` with three hosts round a router, and VIs that may play it.
 const BASE: &str = "
@@ -60,10 +62,10 @@ fn answers(lab: &Up, from: &str, to: &str) -> bool {
     ping.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
 }
 
-fn within(what: &str, mut condition: impl FnMut() -> bool) {
+fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < LONG, "{what}");
+        assert!(start.elapsed() < limit, "{what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
@@ -191,10 +193,10 @@ fn d11_to_ospf_the_router_is_one_router_and_a_lost_edge_is_one_lost_interface() 
         assert_eq!(links(), before, "{dataplane}: a cut inside does not show");
         assert!(answers(&lab, "a", "b"), "{dataplane}");
         run(vilab().args(["node", "down", "-l", lab.name(), "inner/v2"]));
-        within("R withdraws the link of the lost edge", || of_r(&links()) == 4);
+        within(WITHDRAWN, "R withdraws the link of the lost edge", || of_r(&links()) == 4);
         assert!(answers(&lab, "a", "c"), "{dataplane}: the others go on");
         run(vilab().args(["node", "up", "-l", lab.name(), "inner/v2"]));
-        within("R has all its links again", || of_r(&links()) == 6);
+        within(LONG, "R has all its links again", || of_r(&links()) == 6);
         settled(&lab);
         assert!(answers(&lab, "a", "b"), "{dataplane}");
     }
@@ -234,12 +236,12 @@ fn what_serves_the_router_may_end_and_packets_in_transit_go_on() {
         let pid = i32::try_from(before["pid"].as_i64().unwrap()).unwrap();
         // The id is one inside the lab.
         exec(&lab, "outer/R", &["kill", "-KILL", &pid.to_string()]);
-        within("it is started again", || {
+        within(LONG, "it is started again", || {
             assert!(answers(&lab, "a", "b"), "{dataplane}: nobody is needed for packets in transit");
             let now = routers(&status());
             now["state"] == "running" && now["pid"] != before["pid"]
         });
-        within("the router answers for itself", || {
+        within(LONG, "the router answers for itself", || {
             assert!(answers(&lab, "a", "b"), "{dataplane}: nor while it learns what it must know");
             answers(&lab, "a", "R")
         });
