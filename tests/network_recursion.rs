@@ -14,7 +14,7 @@ use serde_json::Value;
 
 /// Whatever must happen happens within this, however busy the machine is.
 const LONG: Duration = Duration::from_secs(60);
-/// In which a router that a VI plays tells of a lost edge.
+/// A router that a VI plays tells within this that an edge of it is lost.
 const WITHDRAWN: Duration = Duration::from_secs(3);
 
 /// `outer` with three hosts round a router, and VIs that may play it.

@@ -11,8 +11,9 @@
 //! TUN devices hand over TCP segments and UDP datagrams that stand for many packets (see [`crate::packet::segment`]), datagrams
 //! that come singly are joined (see [`crate::packet::join`]), and all these stay whole on every base node of the fast path. From
 //! the base they are read through a packet socket, which alone tells how to cut them; a raw socket of protocol 4 receives what is
-//! for another address of the node, and keeps the kernel from answering "protocol unreachable". To the base they go through a TUN device in its namespace, single packets through a raw
-//! socket: either way the base node's own kernel routes and resolves neighbours, exactly as it does around an ipip device.
+//! for another address of the node, and keeps the kernel from answering "protocol unreachable". To the base they go
+//! through a TUN device in its namespace, single packets through a raw socket: either way the base node's own kernel
+//! routes and resolves neighbours, exactly as it does around an ipip device.
 
 mod closing;
 mod held;

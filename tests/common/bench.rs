@@ -240,7 +240,8 @@ pub fn acknowledged(port: u16) -> u64 {
     sent.unwrap()
 }
 
-/// What each device of a lab has dropped, and how many packets each processor had no room for: for whoever looks into a loss.
+/// What each node of a lab has dropped, by device and by what is above it, and how many packets each processor had no room
+/// for: for whoever looks into a loss.
 pub fn dropped(namespaces: &vilab::lab::Namespaces) -> String {
     let mut found = String::new();
     let mut names: Vec<_> = fs::read_dir(namespaces.dir()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -257,7 +258,7 @@ pub fn dropped(namespaces: &vilab::lab::Namespaces) -> String {
                     .unwrap();
             }
         }
-        for line in namespaces.run(&name, told).unwrap() {
+        for line in namespaces.run(&name, dropped_above_devices).unwrap() {
             writeln!(found, "{name} {line}").unwrap();
         }
     }
@@ -268,8 +269,8 @@ pub fn dropped(namespaces: &vilab::lab::Namespaces) -> String {
     found
 }
 
-/// What the layers above devices count in the current namespace of what they drop: protocols, security, nftables.
-fn told() -> Vec<String> {
+/// What protocols, security and nftables count of what they drop in the current namespace, where it is not 0.
+fn dropped_above_devices() -> Vec<String> {
     const BAD: [&str; 7] = ["Error", "Discard", "NoRoute", "NoPort", "Fail", "ReversePath", "DestUnreach"];
     let mut told = Vec::new();
     for file in ["snmp", "netstat", "xfrm_stat"] {
