@@ -169,8 +169,9 @@ fn plain(line: &str) -> String {
         let counted = ["packets", "bytes", "link-netnsid", "refcnt", "index", "priority", "addrgenmode"]
             .contains(&word);
         if !(skip || numbered || handle || counted || word == "linkdown") {
-            let word = if word == "UNKNOWN" { "UP" } else { word };
-            words.push(word.split('@').next().unwrap());
+            // Of what is down, or has no carrier, the flags lack UP or LOWER_UP at once.
+            let word = if ["UNKNOWN", "DOWN"].contains(&word) { "UP" } else { word };
+            words.push(word.replace("NO-CARRIER,", "").split('@').next().unwrap().to_owned());
         }
         skip = counted;
     }
