@@ -94,6 +94,17 @@ fn addresses(lab: &Lab, net: usize) -> Vec<std::net::Ipv4Addr> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
+    /// `up` makes the namespaces before it has the routes.
+    #[test]
+    fn what_comes_first_needs_no_routes(drawn in drawn()) {
+        let (lab, _, plan) = build(&drawn);
+        let outline = plan::build(&lab, &Rib::default(), &MACHINE).expect("a machine that can do all");
+        prop_assert_eq!(&outline.stages[0], &plan.stages[0]);
+        prop_assert_eq!((&outline.views, &outline.dataplanes), (&plan.views, &plan.dataplanes));
+        let makes = |op: &&Op| matches!(op, Op::AddNetns { .. });
+        prop_assert_eq!(plan.stages[1..].iter().flat_map(|s| &s.ops).find(makes), None);
+    }
+
     #[test]
     fn ships_pass_in_the_night(drawn in drawn()) {
         let (lab, _, _) = build(&drawn);

@@ -36,7 +36,7 @@ pub fn change(change: &Change, namespaces: &Namespaces, progress: &mut dyn FnMut
     if total > 0 {
         report(0);
         for op in &change.reroutes {
-            linux.configure(super::lanes::namespace(op), &[op])?;
+            linux.configure(&BTreeMap::from([(super::lanes::namespace(op), vec![op])]))?;
         }
         remove(&mut linux, &change.removals)?;
         for resize in &change.resizes {

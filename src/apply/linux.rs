@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 
 use netlink_packet_xfrm::XfrmMessage;
@@ -18,16 +20,18 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::lab::owner::Maker;
 use crate::lab::{Namespaces, mounts};
 use crate::netlink::request::{NextHop, VethEnd};
-use crate::netlink::{Refusal, Request, Socket};
+use crate::netlink::{Encoded, Refusal, Request, Socket};
 use crate::plan::{Hop, Op};
 use crate::process;
-use crate::sys::tun;
+use crate::sys::{carrier, tun};
 
 /// Index of `lo` in every namespace (LOOPBACK_IFINDEX in Linux).
 const LO: u32 = 1;
 /// Lab devices are numbered from here, once in the whole lab, so that none changes its index by moving.
 const FIRST_INDEX: u32 = 10;
 
+/// So many batches are encoded ahead of the kernel.
+const AHEAD: usize = 16;
 /// So many namespaces are set up without looking at what is set already.
 const FEW: usize = 8;
 
@@ -144,7 +148,28 @@ impl Linux {
         self.open.get(ns).map(|n| &n.file).ok_or_else(|| unmade(ns))
     }
 
+    /// The request for an operation, which may make or move a device.
     fn request(&mut self, ns: &str, op: &Op) -> Result<Request> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the others leave devices where they are")]
+        match op {
+            Op::AddIpip { dev, local, remote, .. } => {
+                Ok(Request::add_ipip(dev, self.number(ns, dev), *local, *remote))
+            }
+            Op::AddIfb { dev, .. } => Ok(Request::add_ifb(dev, self.number(ns, dev))),
+            Op::MoveLink { dev, to, name, .. } => {
+                let index = self.index(ns, dev)?;
+                if let Some(devices) = self.devices.get_mut(ns) {
+                    devices.remove(dev);
+                }
+                self.record(to, name, index);
+                Ok(Request::move_link(index, self.file(to)?, name))
+            }
+            other => self.settled_request(ns, other),
+        }
+    }
+
+    /// The request for an operation that leaves devices where they are.
+    fn settled_request(&self, ns: &str, op: &Op) -> Result<Request> {
         let request = self.plain_request(ns, op)?;
         let takes_places = match op {
             Op::AddAddr { .. }
@@ -169,20 +194,8 @@ impl Linux {
         Ok(if takes_places { request.replacing() } else { request })
     }
 
-    fn plain_request(&mut self, ns: &str, op: &Op) -> Result<Request> {
+    fn plain_request(&self, ns: &str, op: &Op) -> Result<Request> {
         match op {
-            Op::AddIpip { dev, local, remote, .. } => {
-                Ok(Request::add_ipip(dev, self.number(ns, dev), *local, *remote))
-            }
-            Op::AddIfb { dev, .. } => Ok(Request::add_ifb(dev, self.number(ns, dev))),
-            Op::MoveLink { dev, to, name, .. } => {
-                let index = self.index(ns, dev)?;
-                if let Some(devices) = self.devices.get_mut(ns) {
-                    devices.remove(dev);
-                }
-                self.record(to, name, index);
-                Ok(Request::move_link(index, self.file(to)?, name))
-            }
             Op::AddAddr { dev, addr, prefix_route, .. } => {
                 Ok(Request::add_addr(self.index(ns, dev)?, *addr, *prefix_route))
             }
@@ -204,10 +217,13 @@ impl Linux {
             Op::AddNetns { .. }
             | Op::SetSysctl { .. }
             | Op::AddVeth { .. }
+            | Op::AddIpip { .. }
+            | Op::AddIfb { .. }
+            | Op::MoveLink { .. }
             | Op::AddTun { .. }
             | Op::AddAssociation { .. }
             | Op::AddPolicy { .. }
-            | Op::AddRuleset { .. } => Err(Error::bug(format!("not a netlink operation: {op:?}"))),
+            | Op::AddRuleset { .. } => Err(Error::bug(format!("not such an operation: {op:?}"))),
         }
     }
 
@@ -231,8 +247,10 @@ impl Linux {
             None => make_netns(namespaces, name),
             Some(maker) => make_owned(namespaces, name, maker),
         };
-        let made: Vec<Netns> = on_a_thread(|| names.iter().map(make).collect())?;
-        self.open.extend(names.iter().map(|n| (*n).to_owned()).zip(made));
+        let made = on_threads(names.chunks(share(names.len())), |names| {
+            names.iter().map(make).collect::<Result<Vec<Netns>>>()
+        })?;
+        self.open.extend(names.iter().map(|n| (*n).to_owned()).zip(made.into_iter().flatten()));
         Ok(())
     }
 
@@ -252,23 +270,64 @@ impl Linux {
         Ok(())
     }
 
-    /// Runs `f` for each namespace, inside it, all on one thread.
+    /// Both ends of each veth carry packets from now on.
+    fn settle_carriers(&self, ops: &[&Op]) -> Result<()> {
+        for op in ops {
+            let Op::AddVeth { a, b, .. } = op else { continue };
+            for (ns, dev) in [a, b] {
+                let socket = &self.open.get(ns).ok_or_else(|| unmade(ns))?.socket;
+                carrier::settle(socket.as_fd(), dev).map_err(|e| cannot(op).because(e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Operations that leave devices where they are: requests are encoded while the kernel, which takes one after the
+    /// other, is busy with those before.
+    fn configure_settled(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
+        if let Some(ns) = by_ns.keys().find(|ns| !self.open.contains_key(**ns)) {
+            return Err(unmade(ns));
+        }
+        let mut open = std::mem::take(&mut self.open);
+        let with_ops = |(ns, netns): (&'_ String, _)| {
+            by_ns.get_key_value(ns.as_str()).map(|(ns, ops)| (*ns, ops, netns))
+        };
+        let lanes: Vec<(&str, &Vec<&Op>, &mut Netns)> = open.iter_mut().filter_map(with_ops).collect();
+        let to_encode: Vec<(&str, &Vec<&Op>)> = lanes.iter().map(|(ns, ops, _)| (*ns, *ops)).collect();
+        let linux = &*self;
+        let encoded = |(ns, ops): &(&str, &Vec<&Op>)| {
+            ops.iter().map(|op| linux.settled_request(ns, op)).collect::<Result<Vec<_>>>().map(Encoded::new)
+        };
+        let configured = thread::scope(|scope| {
+            let (sender, receiver) = mpsc::sync_channel(AHEAD);
+            // It ends early when nobody receives any more.
+            scope.spawn(move || to_encode.iter().try_for_each(|lane| sender.send(encoded(lane))));
+            lanes.into_iter().zip(receiver).try_for_each(|((_, ops, netns), requests)| {
+                netns.socket.send(&requests?).map_err(|refusal| refused(ops[refusal.index], &refusal))
+            })
+        });
+        self.open = open;
+        configured
+    }
+
+    /// Runs `f` for each namespace, inside it, on a thread for each processor.
     fn visit<'a, T: Send>(
         &self,
         by_ns: &BTreeMap<&'a str, Vec<&'a Op>>,
         f: impl Fn(&'a Op) -> Result<T> + Sync,
     ) -> Result<Vec<(&'a Op, T)>> {
-        let visit_all = || {
+        let lanes: Vec<_> = by_ns.iter().collect();
+        let results = on_threads(lanes.chunks(share(lanes.len())), |lanes| {
             let mut results = Vec::new();
-            for (ns, ops) in by_ns {
+            for (ns, ops) in lanes {
                 enter(&self.namespaces, ns)?;
-                for op in ops {
+                for op in *ops {
                     results.push((*op, f(op)?));
                 }
             }
             Ok(results)
-        };
-        on_a_thread(visit_all)
+        })?;
+        Ok(results.into_iter().flatten().collect())
     }
 }
 
@@ -296,13 +355,19 @@ impl Kernel for Linux {
             requests.push(Request::add_veth(&a, &b, *mtu));
         }
         self.here.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))?;
-        self.set_peers_up(ops)
+        self.set_peers_up(ops)?;
+        self.settle_carriers(ops)
     }
 
-    fn configure(&mut self, ns: &str, ops: &[&Op]) -> Result<()> {
-        let requests = ops.iter().map(|op| self.request(ns, op)).collect::<Result<Vec<_>>>()?;
-        let socket = &mut self.open.get_mut(ns).ok_or_else(|| unmade(ns))?.socket;
-        socket.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))
+    fn configure(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
+        if by_ns.len() > FEW && !by_ns.values().flatten().any(|op| numbers(op)) {
+            return self.configure_settled(by_ns);
+        }
+        by_ns.iter().try_for_each(|(ns, ops)| {
+            let requests = ops.iter().map(|op| self.request(ns, op)).collect::<Result<Vec<_>>>()?;
+            let socket = &mut self.open.get_mut(*ns).ok_or_else(|| unmade(ns))?.socket;
+            socket.execute(requests).map_err(|refusal| refused(ops[refusal.index], &refusal))
+        })
     }
 
     fn set_sysctls(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
@@ -356,16 +421,11 @@ impl Kernel for Linux {
     }
 
     fn add_rulesets(&mut self, ops: &[&Op]) -> Result<()> {
-        let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
         let namespaces = &self.namespaces;
-        thread::scope(|scope| {
-            let share = ops.len().div_ceil(threads).max(1);
-            let workers: Vec<_> = ops
-                .chunks(share)
-                .map(|ops| scope.spawn(|| ops.iter().try_for_each(|op| load_ruleset(namespaces, op))))
-                .collect();
-            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+        on_threads(ops.chunks(share(ops.len())), |ops| {
+            ops.iter().try_for_each(|op| load_ruleset(namespaces, op))
         })
+        .map(drop)
     }
 }
 
@@ -473,6 +533,30 @@ pub(super) fn enter(namespaces: &Namespaces, ns: &str) -> Result<()> {
     NetNs::get_from_env(ns, namespaces.clone())
         .and_then(|netns| netns.enter())
         .doing(Kind::Kernel, || format!("cannot enter namespace {ns}"))
+}
+
+/// Whether an operation makes or moves a device, so that its number must be kept.
+fn numbers(op: &Op) -> bool {
+    matches!(op, Op::AddIpip { .. } | Op::AddIfb { .. } | Op::MoveLink { .. })
+}
+
+/// How many of `count` fall to each processor.
+fn share(count: usize) -> usize {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(8);
+    count.div_ceil(threads).max(1)
+}
+
+/// Calls `f` for each of `parts`, each on a thread of its own. Results in their order, or the first error.
+fn on_threads<P: Send, T: Send>(
+    parts: impl IntoIterator<Item = P>,
+    f: impl Fn(P) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let f = &f;
+    thread::scope(|scope| {
+        let workers: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || f(part))).collect();
+        let done = workers.into_iter().map(|w| w.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+        done.collect()
+    })
 }
 
 pub(super) fn on_a_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {

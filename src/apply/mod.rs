@@ -12,8 +12,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::lab::Namespaces;
-use crate::plan::{Op, Plan, Stage};
+use crate::plan::{Op, Stage};
 
 pub use change::change;
 pub use linux::Linux;
@@ -52,11 +51,11 @@ pub trait Kernel {
     /// The first refusal.
     fn add_veths(&mut self, ops: &[&Op]) -> Result<()>;
 
-    /// Link, address, route and qdisc operations of namespace `ns`, in order, in one batch.
+    /// Link, address, route and qdisc operations, those of a namespace in order, in one batch.
     ///
     /// # Errors
-    /// The first refusal.
-    fn configure(&mut self, ns: &str, ops: &[&Op]) -> Result<()>;
+    /// A refusal, the first in its namespace.
+    fn configure(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()>;
 
     /// Writes sysctls, all of a namespace in one visit.
     ///
@@ -84,21 +83,17 @@ pub trait Kernel {
     fn add_rulesets(&mut self, ops: &[&Op]) -> Result<()>;
 }
 
-/// Carries out `plan` in `namespaces`, which must be an empty directory on a file system of the lab's own.
+/// Carries out stages of a plan, those before them having been carried out.
 ///
 /// # Errors
 /// The first operation the kernel refuses, with its reason.
-pub fn run(plan: &Plan, namespaces: &Namespaces, progress: &mut dyn FnMut(&Progress)) -> Result<Timings> {
-    execute(&mut Linux::new(namespaces.clone())?, plan, progress)
-}
-
-/// Carries out `plan` on any kernel.
-///
-/// # Errors
-/// As [`run`].
-pub fn execute(kernel: &mut dyn Kernel, plan: &Plan, progress: &mut dyn FnMut(&Progress)) -> Result<Timings> {
+pub fn execute(
+    kernel: &mut dyn Kernel,
+    stages: &[Stage],
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Timings> {
     let mut timings = Timings::new();
-    for stage in &plan.stages {
+    for stage in stages {
         let start = Instant::now();
         execute_stage(kernel, stage, progress)?;
         timings.push(StageTime { stage: stage.name.clone(), ms: start.elapsed().as_secs_f64() * 1000.0 });
@@ -128,7 +123,7 @@ fn execute_batch(kernel: &mut dyn Kernel, class: Class, by_ns: &ByNetns<'_>) -> 
         Class::Veth => kernel.add_veths(&ops()),
         Class::Ruleset => kernel.add_rulesets(&ops()),
         Class::Xfrm => kernel.add_security(by_ns),
-        Class::Netlink => by_ns.iter().try_for_each(|(ns, ops)| kernel.configure(ns, ops)),
+        Class::Netlink => kernel.configure(by_ns),
     }
 }
 
@@ -212,8 +207,8 @@ mod tests {
         fn add_veths(&mut self, ops: &[&Op]) -> Result<()> {
             self.call("veths", ops)
         }
-        fn configure(&mut self, ns: &str, ops: &[&Op]) -> Result<()> {
-            self.call(ns, ops)
+        fn configure(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
+            by_ns.iter().try_for_each(|(ns, ops)| self.call(ns, ops))
         }
         fn set_sysctls(&mut self, by_ns: &BTreeMap<&str, Vec<&Op>>) -> Result<()> {
             by_ns.iter().try_for_each(|(ns, ops)| self.call(&format!("sysctl {ns}"), ops))
@@ -253,8 +248,7 @@ mod tests {
 
     fn calls(ops: Vec<Op>) -> Vec<String> {
         let mut recorder = Recorder::default();
-        let plan = Plan { stages: vec![Stage { name: "all".into(), ops }], ..Plan::default() };
-        execute(&mut recorder, &plan, &mut |_| {}).unwrap();
+        execute(&mut recorder, &[Stage { name: "all".into(), ops }], &mut |_| {}).unwrap();
         recorder.calls
     }
 
@@ -335,13 +329,13 @@ mod tests {
     #[test]
     fn progress_counts_to_the_end_and_stops_at_a_refusal() {
         let ops = vec![netns("b.X"), addr("b.X", "lo", "10.0.0.9/32")];
-        let plan = Plan { stages: vec![Stage { name: "s".into(), ops }], ..Plan::default() };
+        let stages = [Stage { name: "s".into(), ops }];
         let mut seen = Vec::new();
         let mut kernel = Recorder { refuse: Some("10.0.0.9"), ..Recorder::default() };
-        assert!(execute(&mut kernel, &plan, &mut |p| seen.push(p.done)).is_err());
+        assert!(execute(&mut kernel, &stages, &mut |p| seen.push(p.done)).is_err());
         assert_eq!(seen, [0, 1]);
         seen.clear();
-        execute(&mut Recorder::default(), &plan, &mut |p| seen.push(p.done)).unwrap();
+        execute(&mut Recorder::default(), &stages, &mut |p| seen.push(p.done)).unwrap();
         assert_eq!(seen, [0, 1, 2]);
     }
 

@@ -40,6 +40,13 @@ pub(super) fn check() -> Result<()> {
     LOST.get().map_or(Ok(()), |e| Err(fault(e)))
 }
 
+/// One JSON value, as a line on standard output.
+pub(super) fn json_line(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).doing(Kind::Bug, || "cannot write JSON".into())?;
+    line(&text);
+    Ok(())
+}
+
 /// One JSON value, alone on standard output.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).doing(Kind::Bug, || "cannot write JSON".into())?;

@@ -22,6 +22,7 @@ use crate::apply::{Progress, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::{self, Job, Message, Starting, permission};
 use crate::model::{DataplaneChoice, Lab, NodeId};
+use crate::observe::doctor;
 use crate::plan::Plan;
 use crate::sys::signals;
 
@@ -76,10 +77,10 @@ impl DataplaneArg {
 pub(super) fn run(args: &Args) -> Result<u8> {
     let mut lab = lab::load_to_run(&args.file, &args.params.params, None)?;
     args.dataplane.apply(&mut lab);
-    let plan = plan(&lab)?;
+    let outline = doctor::outline(&lab)?;
     let file = lab::whereabouts(&args.file);
     let capture = args.capture.capture()?;
-    let job = Job { file, lab, plan, patience: args.timeout.timeout, capture };
+    let job = Job { file, lab, machine: outline.machine.clone(), patience: args.timeout.timeout, capture };
     let signals = interruptions()?;
     let mut display = Display::new();
     let coming = come_up(&job, &signals, &mut |progress| display.show(progress));
@@ -87,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     match coming? {
         Coming::Ready(starting, timings) => {
             starting.commit()?;
-            report(&job, &timings, args)?;
+            report(&job.lab, &outline.plan, &timings, args)?;
             Ok(DONE)
         }
         Coming::Interrupted => interrupted(&signals),
@@ -223,23 +224,23 @@ fn bar(progress: &Progress) -> ProgressBar {
     bar
 }
 
-fn report(job: &Job, timings: &Timings, args: &Args) -> Result<()> {
+fn report(lab: &Lab, plan: &Plan, timings: &Timings, args: &Args) -> Result<()> {
     if args.json {
         return output::json(&json!({
             "schema": "vilab.up/1",
-            "lab": job.lab.name,
-            "dataplanes": dataplanes(&job.lab, &job.plan),
-            "why": job.plan.why,
-            "nodes": job.lab.named_nodes().map(|n| node_json(&job.lab, n.id)).collect::<Vec<_>>(),
+            "lab": lab.name,
+            "dataplanes": dataplanes(lab, plan),
+            "why": plan.why,
+            "nodes": lab.named_nodes().map(|n| node_json(lab, n.id)).collect::<Vec<_>>(),
             "timings": timings,
         }));
     }
-    let rows: Vec<_> = job.lab.named_nodes().map(|n| node_row(&job.lab, &job.plan, n.id)).collect();
+    let rows: Vec<_> = lab.named_nodes().map(|n| node_row(lab, plan, n.id)).collect();
     let titles = ["network", "node", "address", "mtu", "base node", "dataplane"];
     table(&titles, &rows).iter().for_each(|line| output::note(line));
     output::note(&format!("\n{}", times(timings)));
-    let on = carried_by(&job.lab, &job.plan);
-    output::note(&format!("lab {} is up on {on}: {}", job.lab.name, job.plan.why));
+    let on = carried_by(lab, plan);
+    output::note(&format!("lab {} is up on {on}: {}", lab.name, plan.why));
     Ok(())
 }
 

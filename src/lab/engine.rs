@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub(super) fn begin_with<T: DeserializeOwned>(name: &CStr, doing: &str, config: 
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    Ok(serde_json::from_reader(BufReader::new(File::open(path)?))?)
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 fn forward(dir: &Path) -> Result<()> {

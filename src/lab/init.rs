@@ -23,12 +23,12 @@ use super::state::{self, Job, State};
 use super::supervisor::Supervisor;
 use super::view::{self, Views};
 use super::{Namespaces, mounts, service};
-use crate::apply::{self, Progress, StageTime, Timings};
+use crate::apply::{self, Linux, Progress, StageTime, Timings};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::LinkMeasured;
 use crate::model::names::host_name;
 use crate::names;
-use crate::plan::Service;
+use crate::plan::{self, Plan, Service};
 use crate::routing::Rib;
 
 /// The subcommand under which [`super::engine::run`] is started.
@@ -113,14 +113,29 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     io::stdin().read_to_end(&mut job).doing(Kind::Bug, reading)?;
     let job: Job = serde_json::from_slice(&job).doing(Kind::Bug, reading)?;
     nix::unistd::sethostname(&job.lab.name).doing(Kind::Environment, building)?;
-    let (namespaces, nodes) = prepare(dir, &job).doing(Kind::Environment, building)?;
-    // While the kernel works, what needs no namespace.
-    let (rib, mut timings) = thread::scope(|scope| {
-        let beside = scope.spawn(|| write_all(dir, &job).map(|()| Rib::compute(&job.lab)));
-        let timings = apply::run(&job.plan, &namespaces, &mut tell);
-        let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok::<_, Error>((beside.doing(Kind::Environment, building)?, timings?))
+    let outline = plan::build(&job.lab, &Rib::default(), &job.machine)?;
+    let (namespaces, nodes) = prepare(dir, &outline).doing(Kind::Environment, building)?;
+    let mut kernel = Linux::new(namespaces.clone())?;
+    // Namespaces need no routes, and files no namespaces: the kernel works, and what else is to be done is done beside it.
+    let (first, _) = outline.stages.split_at(1);
+    let (rib, plan, mut timings) = thread::scope(|scope| {
+        let planning = scope.spawn(|| {
+            let rib = Rib::compute(&job.lab);
+            plan::build(&job.lab, &rib, &job.machine).map(|plan| (rib, plan))
+        });
+        let timings = apply::execute(&mut kernel, first, &mut tell);
+        let (rib, plan) = planning.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok::<_, Error>((rib, plan, timings?))
     })?;
+    let (_, rest) = plan.stages.split_at(1);
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| write_all(dir, &job, &plan));
+        let configured = apply::execute(&mut kernel, rest, &mut tell);
+        let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        timings.extend(configured?);
+        written.doing(Kind::Environment, building)
+    })?;
+    drop(kernel);
     let home = job.file.parent().unwrap_or(Path::new("/"));
     let mut supervisor =
         Supervisor::new(dir, &job.lab.name, home, nodes).doing(Kind::Environment, building)?;
@@ -128,40 +143,46 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
         // Before anything that sends.
         timed(&mut timings, CAPTURE.what, || start_own(&mut supervisor, dir, &CAPTURE))?;
     }
-    if job.plan.fastpath.is_some() {
+    if plan.fastpath.is_some() {
         timed(&mut timings, "fast path", || start_own(&mut supervisor, dir, &FASTPATH))?;
     }
-    if job.plan.isis.is_some() {
+    if plan.isis.is_some() {
         timed(&mut timings, ADAPTER.what, || start_own(&mut supervisor, dir, &ADAPTER))?;
     }
-    if job.plan.routers.is_some() {
+    if plan.routers.is_some() {
         timed(&mut timings, EMULATED.what, || start_own(&mut supervisor, dir, &EMULATED))?;
     }
-    if job.plan.strands.is_some() {
+    if plan.strands.is_some() {
         timed(&mut timings, WATCH.what, || start_own(&mut supervisor, dir, &WATCH))?;
     }
-    let owned = job.plan.has_owners();
+    let owned = plan.has_owners();
     let mut state = State {
         schema: state::SCHEMA.to_owned(),
         init,
         watcher,
         created: state::now(),
         file: job.file,
-        dataplanes: job.plan.dataplanes,
-        why: job.plan.why,
-        netem: job.plan.netem,
+        dataplanes: plan.dataplanes,
+        why: plan.why,
+        netem: plan.netem,
         timings: Timings::new(),
         measured: Vec::new(),
         lab: job.lab,
     };
-    let control = job.plan.fastpath.as_ref().map(|_| super::control_socket(dir));
-    start_services(&mut supervisor, &job.plan.services, NETWORK, &mut timings)?;
+    let control = plan.fastpath.as_ref().map(|_| super::control_socket(dir));
+    start_services(&mut supervisor, &plan.services, NETWORK, &mut timings)?;
+    // It has its sockets to open in every node while the network is verified. Where an app answers for names itself, the port
+    // is that app's.
+    let early = plan.apps.is_empty().then(|| launch_own(&mut supervisor, dir, &NAMES)).transpose()?;
     let (verified, measured) =
         beside(&mut supervisor, || verify(&state, &rib, &namespaces, control, job.patience, &mut tell))?;
     timings.extend(verified);
     state.measured = measured;
-    start_services(&mut supervisor, &job.plan.apps, APPS, &mut timings)?;
-    timed(&mut timings, "names", || start_own(&mut supervisor, dir, &NAMES))?;
+    start_services(&mut supervisor, &plan.apps, APPS, &mut timings)?;
+    timed(&mut timings, "names", || match early {
+        Some(names) => names.ready(),
+        None => start_own(&mut supervisor, dir, &NAMES),
+    })?;
     if owned {
         super::door::open(dir).doing(Kind::Environment, || "cannot let owners of VIs in".into())?;
     }
@@ -246,8 +267,8 @@ pub(super) fn timed<T>(timings: &mut Timings, stage: &str, f: impl FnOnce() -> R
 }
 
 /// The places of the nodes' files and of the namespaces, on file systems that end with the lab.
-fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
-    Views::of(dir).prepare(job.plan.views.values())?;
+fn prepare(dir: &Path, outline: &Plan) -> io::Result<(Namespaces, Nodes)> {
+    Views::of(dir).prepare(outline.views.values())?;
     let nodes = Nodes::of(dir)?;
     let ns = super::namespaces_dir(dir);
     fs::create_dir(&ns)?;
@@ -256,30 +277,41 @@ fn prepare(dir: &Path, job: &Job) -> io::Result<(Namespaces, Nodes)> {
 }
 
 /// The files of the nodes and of the lab's own processes, and the plan.
-fn write_all(dir: &Path, job: &Job) -> io::Result<()> {
+fn write_all(dir: &Path, job: &Job, plan: &Plan) -> io::Result<()> {
     let hostnames = job.lab.nodes().map(|n| (n.netns.as_str(), host_name(&n.name))).collect();
-    view::put_all(&Views::of(dir), &job.plan.views, &hostnames)?;
-    if let Some(config) = &job.plan.fastpath {
+    view::put_all(&Views::of(dir), &plan.views, &hostnames)?;
+    if let Some(config) = &plan.fastpath {
         fs::write(super::engine::config_file(dir), serde_json::to_vec(config)?)?;
     }
-    if let Some(config) = &job.plan.isis {
+    if let Some(config) = &plan.isis {
         fs::write(super::isis::config_file(dir), serde_json::to_vec(config)?)?;
     }
-    if let Some(config) = &job.plan.routers {
+    if let Some(config) = &plan.routers {
         fs::write(super::recursion::config_file(dir), serde_json::to_vec(config)?)?;
     }
-    if let Some(config) = &job.plan.strands {
+    if let Some(config) = &plan.strands {
         fs::write(super::strands::config_file(dir), serde_json::to_vec(config)?)?;
     }
     if let Some(capture) = &job.capture {
         fs::write(super::capture::config_file(dir), serde_json::to_vec(capture)?)?;
     }
     fs::write(super::engine::names_file(dir), serde_json::to_vec(&names::Config::of(&job.lab))?)?;
-    super::change::write_plan(dir, &job.plan)
+    super::change::write_plan(dir, plan)
 }
 
 /// Starts one of the lab's own processes and waits until it says that it does its work.
 pub(super) fn start_own(supervisor: &mut Supervisor, dir: &Path, own: &Own) -> Result<()> {
+    launch_own(supervisor, dir, own)?.ready()
+}
+
+/// One of the lab's own processes that has just been started.
+struct Launched {
+    child: Child,
+    what: &'static str,
+}
+
+/// Starts one of the lab's own processes.
+fn launch_own(supervisor: &mut Supervisor, dir: &Path, own: &Own) -> Result<Launched> {
     let lab = dir.file_name().unwrap_or_default().to_string_lossy();
     let title = format!("vilab: {} {lab}", own.what);
     let argv = [title, own.subcommand.to_owned(), dir.to_string_lossy().into_owned()];
@@ -287,26 +319,29 @@ pub(super) fn start_own(supervisor: &mut Supervisor, dir: &Path, own: &Own) -> R
         let child = command.stdout(Stdio::piped()).spawn();
         let child = child.doing(Kind::Environment, || format!("cannot start the {}", own.what))?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-        ready(child, own.what).map(|()| pid)
+        Ok((pid, Launched { child, what: own.what }))
     })
 }
 
-/// Waits for a process's word that it does its work.
-fn ready(mut child: Child, what: &str) -> Result<()> {
-    let fail =
-        |e: &dyn std::fmt::Display| Error::environment(format!("the {what} does not start")).because(e);
-    let Some(mut stdout) = child.stdout.take() else { return Ok(()) };
-    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
-    let limit = PollTimeout::try_from(OWN_START).unwrap_or(PollTimeout::MAX);
-    let answered = poll(&mut fds, limit).map_err(|e| fail(&e))?;
-    if answered == 0 {
-        return Err(fail(&format!("no word from it in {OWN_START:?}")));
-    }
-    let mut text = String::new();
-    stdout.read_to_string(&mut text).map_err(|e| fail(&e))?;
-    match Message::parse(&text) {
-        Some(Message::Failed(failure)) => Err(Error::from(failure)),
-        Some(Message::Ready(_)) => Ok(()),
-        Some(Message::Progress(_)) | None => Err(fail(&"it ended without a word; see the lab's log")),
+impl Launched {
+    /// Waits for the process's word that it does its work.
+    fn ready(mut self) -> Result<()> {
+        let what = self.what;
+        let fail =
+            |e: &dyn std::fmt::Display| Error::environment(format!("the {what} does not start")).because(e);
+        let Some(mut stdout) = self.child.stdout.take() else { return Ok(()) };
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(OWN_START).unwrap_or(PollTimeout::MAX);
+        let answered = poll(&mut fds, limit).map_err(|e| fail(&e))?;
+        if answered == 0 {
+            return Err(fail(&format!("no word from it in {OWN_START:?}")));
+        }
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map_err(|e| fail(&e))?;
+        match Message::parse(&text) {
+            Some(Message::Failed(failure)) => Err(Error::from(failure)),
+            Some(Message::Ready(_)) => Ok(()),
+            Some(Message::Progress(_)) | None => Err(fail(&"it ended without a word; see the lab's log")),
+        }
     }
 }

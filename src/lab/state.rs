@@ -13,7 +13,7 @@ use super::dir::{STATE, STATE_UNFINISHED};
 use crate::apply::Timings;
 use crate::error::{Context, Kind, Result};
 use crate::model::{Dataplane, Lab, LinkMeasured};
-use crate::plan::Plan;
+use crate::plan::Machine;
 
 pub(super) const SCHEMA: &str = "vilab.state/1";
 
@@ -46,7 +46,8 @@ pub struct State {
 pub struct Job {
     pub file: PathBuf,
     pub lab: Lab,
-    pub plan: Plan,
+    /// What it is planned for: init makes the plan, while the kernel works.
+    pub machine: Machine,
     /// How long routing may take to settle; `None` leaves it to who verifies.
     pub patience: Option<Duration>,
     /// What is captured from the beginning.

@@ -118,19 +118,19 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes on one of the lab's own processes, which `start` starts with standard error to its log and waits for.
-    pub(super) fn add_own(
+    /// Takes on one of the lab's own processes, which `start` starts with standard error to its log.
+    pub(super) fn add_own<T>(
         &mut self,
         what: plan::Service,
-        start: impl FnOnce(Command) -> Result<Pid>,
-    ) -> Result<()> {
+        start: impl FnOnce(Command) -> Result<(Pid, T)>,
+    ) -> Result<T> {
         let name = what.name.clone();
         let failed = |e: io::Error| Error::environment(format!("cannot start {name}")).because(e);
         let id = self.take(what, false).map_err(failed)?;
         let service = self.services.get_mut(&id).ok_or_else(|| Error::bug("no such service"))?;
-        let pid = start(service.command(&self.around).map_err(failed)?)?;
+        let (pid, started) = start(service.command(&self.around).map_err(failed)?)?;
         service.started(Ok(Started { pid, tables: Vec::new() }), Instant::now());
-        Ok(())
+        Ok(started)
     }
 
     fn take(&mut self, what: plan::Service, in_node: bool) -> io::Result<u64> {

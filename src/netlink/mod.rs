@@ -12,4 +12,4 @@ mod tc;
 pub mod xfrm;
 
 pub use request::Request;
-pub use socket::{Refusal, Socket};
+pub use socket::{Encoded, Refusal, Socket};

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_xfrm::XfrmMessage;
 use nix::errno::Errno;
@@ -20,6 +21,9 @@ use super::request::Request;
 const CHUNK: usize = 128 << 10;
 /// Length of `struct nlmsghdr`, bytes.
 const HEADER: usize = 16;
+/// Dumps are numbered from here, other requests from 0 in each batch: what is left of the answer to one is not taken for
+/// that to another.
+const FIRST_DUMP: u32 = 1 << 31;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// NLM_F_CAPPED: the request is not echoed behind the error.
@@ -47,11 +51,38 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Requests in the datagrams in which they are sent.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    /// Each with the number of its requests.
+    datagrams: Vec<(Vec<u8>, usize)>,
+}
+
+impl Encoded {
+    #[must_use]
+    pub fn new<M: NetlinkSerializable>(requests: impl IntoIterator<Item = Request<M>>) -> Self {
+        let mut datagrams: Vec<(Vec<u8>, usize)> = Vec::new();
+        for (index, request) in requests.into_iter().enumerate() {
+            let length = HEADER + request.message.buffer_len();
+            if datagrams.last().is_none_or(|(datagram, _)| datagram.len() + length > CHUNK) {
+                datagrams.push((Vec::new(), 0));
+            }
+            if let Some((datagram, count)) = datagrams.last_mut() {
+                encode(&request, number(index), datagram);
+                *count += 1;
+            }
+        }
+        datagrams.iter_mut().for_each(|(datagram, _)| ask_for_ack(datagram));
+        Self { datagrams }
+    }
+}
+
 /// A socket of one network namespace, that of the thread that opens it, for good, and for one kind of messages.
 #[derive(Debug)]
 pub struct Socket<M = RouteNetlinkMessage> {
     socket: rtnetlink::sys::Socket,
-    sequence: u32,
+    /// The number of the next dump.
+    dump: u32,
     messages: PhantomData<M>,
 }
 
@@ -81,7 +112,7 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
         socket.bind_auto()?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, messages: PhantomData })
+        Ok(Self { socket, dump: FIRST_DUMP, messages: PhantomData })
     }
 
     /// Sends all of `requests`, in order, in as few datagrams as they fit in. Those before the one refused have
@@ -90,34 +121,28 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
     /// # Errors
     /// The first refusal.
     pub fn execute(&mut self, requests: impl IntoIterator<Item = Request<M>>) -> Result<(), Refusal> {
-        let mut requests = requests.into_iter().peekable();
+        self.send(&Encoded::new(requests))
+    }
+
+    /// The same for requests that have been encoded.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn send(&mut self, requests: &Encoded) -> Result<(), Refusal> {
         let mut done = 0;
-        let mut chunk = Vec::with_capacity(CHUNK);
-        while requests.peek().is_some() {
-            chunk.clear();
-            let mut count = 0_usize;
-            while let Some(request) = requests.peek() {
-                let request = encode(request, self.sequence.wrapping_add(number(count)));
-                if count > 0 && chunk.len() + request.len() > CHUNK {
-                    break;
-                }
-                chunk.extend_from_slice(&request);
-                count += 1;
-                requests.next();
-            }
-            self.transact(&mut chunk, count)
+        for (datagram, count) in &requests.datagrams {
+            self.transact(datagram, done, *count)
                 .map_err(|refusal| Refusal { index: done + refusal.index, ..refusal })?;
             done += count;
         }
         Ok(())
     }
 
-    /// Sends the `count` requests in `chunk`, the last of which asks for an acknowledgement: errors always come.
-    fn transact(&mut self, chunk: &mut [u8], count: usize) -> Result<(), Refusal> {
-        let first = self.sequence;
-        self.sequence = first.wrapping_add(number(count));
-        ask_for_ack(chunk);
-        self.socket.send(chunk, 0).map_err(|e| plain(count - 1, &e))?;
+    /// Sends a datagram of `count` requests that are numbered from `first`, the last of which asks for an acknowledgement:
+    /// errors always come. Every answer to those sent before has been read.
+    fn transact(&mut self, datagram: &[u8], first: usize, count: usize) -> Result<(), Refusal> {
+        let first = number(first);
+        self.socket.send(datagram, 0).map_err(|e| plain(count - 1, &e))?;
         let mut refusals = Vec::new();
         let acked = self.drain(first, count, &mut refusals)?;
         match refusals.into_iter().min_by_key(|r| r.index) {
@@ -148,9 +173,11 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
     /// # Errors
     /// If the kernel refuses.
     pub fn dump(&mut self, request: &Request<M>) -> io::Result<Vec<M>> {
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
-        self.socket.send(&encode(request, sequence), 0)?;
+        let sequence = self.dump;
+        self.dump = sequence.checked_add(1).unwrap_or(FIRST_DUMP);
+        let mut bytes = Vec::new();
+        encode(request, sequence, &mut bytes);
+        self.socket.send(&bytes, 0)?;
         let mut messages = Vec::new();
         loop {
             let (bytes, _) = self.socket.recv_from_full()?;
@@ -158,6 +185,12 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
                 return Ok(messages);
             }
         }
+    }
+}
+
+impl<M> AsFd for Socket<M> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -169,17 +202,19 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn encode<M: NetlinkSerializable>(request: &Request<M>, sequence: u32) -> Vec<u8> {
+/// Appends a request to a datagram.
+fn encode<M: NetlinkSerializable>(request: &Request<M>, sequence: u32, datagram: &mut Vec<u8>) {
     let length = HEADER + request.message.buffer_len();
-    let mut bytes = vec![0; length.next_multiple_of(4)];
+    let begin = datagram.len();
+    datagram.resize(begin + length.next_multiple_of(4), 0);
+    let bytes = &mut datagram[begin..];
     let mut header = NetlinkHeader::default();
     header.length = number(length);
     header.message_type = request.message.message_type();
     header.flags = NLM_F_REQUEST | request.flags;
     header.sequence_number = sequence;
-    header.emit(&mut bytes);
+    header.emit(bytes);
     request.message.serialize(&mut bytes[HEADER..length]);
-    bytes
 }
 
 /// Sets NLM_F_ACK on the last request of `chunk`.
@@ -313,9 +348,10 @@ mod tests {
 
     #[test]
     fn only_the_last_request_asks_for_an_answer() {
-        let mut chunk = encode(&Request::up(1), 0);
+        let mut chunk = Vec::new();
+        encode(&Request::up(1), 0, &mut chunk);
         let second = chunk.len();
-        chunk.extend(encode(&Request::up(2), 1));
+        encode(&Request::up(2), 1, &mut chunk);
         ask_for_ack(&mut chunk);
         assert_eq!(NetlinkBuffer::new(&chunk[..second]).flags() & NLM_F_ACK, 0);
         assert_eq!(NetlinkBuffer::new(&chunk[second..]).flags() & NLM_F_ACK, NLM_F_ACK);

@@ -4,6 +4,8 @@
 mod facts;
 mod findings;
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -14,6 +16,7 @@ pub use facts::{Facts, Manager, TunFile};
 pub use findings::{Finding, carries_labs, findings, mended};
 
 use crate::error::{Context, Kind, Result};
+use crate::lab::machine::Trial;
 use crate::lab::user;
 use crate::model::{Impairment, Lab};
 use crate::netlink::{Request, Socket};
@@ -51,11 +54,35 @@ pub fn plan(lab: &Lab) -> Result<Plan> {
         let rib = Rib::compute(lab);
         (rib, machine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let machine = machine?;
-    plan::build(lab, &rib, &machine).map_err(|e| match e.kind() {
+    build(lab, &rib, &machine?.0)
+}
+
+/// What a lab is before it is up.
+#[derive(Debug)]
+pub struct Outline {
+    pub machine: Machine,
+    /// With all but the routes of the nodes.
+    pub plan: Plan,
+    /// Kept until the lab is up, which it would hold up if it ended.
+    _trial: Trial,
+}
+
+/// What this machine can do, and the plan of a lab for it without routes: in a fraction of the time, and refused for
+/// the same reasons.
+///
+/// # Errors
+/// As [`plan`].
+pub fn outline(lab: &Lab) -> Result<Outline> {
+    let (machine, trial) = crate::lab::machine::machine()?;
+    let plan = build(lab, &Rib::default(), &machine)?;
+    Ok(Outline { machine, plan, _trial: trial })
+}
+
+fn build(lab: &Lab, rib: &Rib, machine: &Machine) -> Result<Plan> {
+    plan::build(lab, rib, machine).map_err(|e| match e.kind() {
         Kind::Environment => {
-            let refusal = |machine: &Machine| plan::build(lab, &rib, machine).err();
-            mended(e, &machine, &Facts::gather(), refusal)
+            let refusal = |machine: &Machine| plan::build(lab, rib, machine).err();
+            mended(e, machine, &Facts::gather(), refusal)
         }
         Kind::Failed | Kind::Usage | Kind::LabFile | Kind::Kernel | Kind::Bug => e,
     })
@@ -66,27 +93,48 @@ pub fn plan(lab: &Lab) -> Result<Plan> {
 /// # Errors
 /// If a network namespace cannot be made.
 pub fn machine() -> Result<Machine> {
+    machine_and_namespace().map(|(machine, _)| machine)
+}
+
+/// The same with the namespace in which it was tried.
+///
+/// # Errors
+/// As [`machine`].
+pub fn machine_and_namespace() -> Result<(Machine, File)> {
     thread::scope(|scope| {
         scope.spawn(try_here).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-fn try_here() -> Result<Machine> {
+fn try_here() -> Result<(Machine, File)> {
     let what = || "cannot make a network namespace".to_owned();
     unshare(CloneFlags::CLONE_NEWNET).doing(Kind::Environment, what)?;
-    let mut socket = Socket::open().doing(Kind::Environment, what)?;
+    let here = File::open("/proc/thread-self/ns/net").doing(Kind::Environment, what)?;
+    let nft = |text: &'static str| process::feed(Command::new("nft").args(["-f", "-"]), text).is_ok();
+    let (nft, spread, machine) = thread::scope(|scope| {
+        // Threads of this one's are in the same namespace.
+        let tries = ["add table inet try", SPREAD].map(|text| scope.spawn(move || nft(text)));
+        let machine = try_devices();
+        let [nft, spread] = tries.map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        (nft, spread, machine)
+    });
+    let machine = Machine { nft, spread: nft && spread, ..machine.doing(Kind::Environment, what)? };
+    Ok((machine, here))
+}
+
+/// All but what is nftables'.
+fn try_devices() -> io::Result<Machine> {
+    let mut socket = Socket::open()?;
     let remote = [192, 0, 2, 1].into();
     let ipip = socket.execute([Request::add_ipip("try", INDEX, remote, remote)]).is_ok();
     let netem = socket.execute([Request::set_netem(LO, &Netem::new(&Impairment::default(), true))]).is_ok();
     let redirect = socket.execute([Request::add_clsact(LO), Request::set_redirect(LO, LO, 1)]).is_ok();
     let ifb = socket.execute([Request::add_ifb("tryifb", INDEX + 1)]).is_ok();
     let tun = crate::sys::tun::create_persistent("trytun").is_ok();
-    let nft = process::feed(Command::new("nft").args(["-f", "-"]), "add table inet try").is_ok();
     let frr = frr_dir().map(|dir| dir.to_string_lossy().into_owned());
     let netem = netem && !without("netem");
-    let spread = nft && process::feed(Command::new("nft").args(["-f", "-"]), SPREAD).is_ok();
     let one_user = user::is_only_one();
-    Ok(Machine { ipip, nft, tun, netem, redirect, ifb, spread, esp: esp(), frr, one_user })
+    Ok(Machine { ipip, tun, netem, redirect, ifb, esp: esp(), frr, one_user, ..Machine::default() })
 }
 
 /// Whether the kernel takes an association of each suite.

@@ -2,6 +2,7 @@
 //! descriptors or `io::Result` come out. It never decides anything.
 
 pub mod bpf;
+pub mod carrier;
 pub mod child;
 pub mod environment;
 pub mod filter;

@@ -9,7 +9,7 @@ use super::{Lab, program};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lab::{self, Job, Message, Running, Starting};
 use crate::model::{self, DataplaneChoice, Given};
-use crate::observe::doctor;
+use crate::observe::doctor::{self, Outline};
 
 /// What errors call a lab without a file.
 const TEXT: &str = "lab.yaml";
@@ -83,7 +83,7 @@ impl Builder {
     /// As [`Lab::up`].
     pub fn up(self) -> Result<Lab> {
         program::ensure()?;
-        let job = self.job()?;
+        let (job, _outline) = self.job()?;
         let mut starting = Starting::begin(&job)?;
         let opened = ready(&mut starting).and_then(|()| Running::open(&job.lab.name));
         match opened {
@@ -95,7 +95,7 @@ impl Builder {
         }
     }
 
-    fn job(&self) -> Result<Job> {
+    fn job(&self) -> Result<(Job, Outline)> {
         let mut lab = match &self.text {
             Some(text) => lab::load_text(&self.path, text, &self.params)?,
             None => lab::load_to_run(&self.path, &self.params, None)?,
@@ -104,10 +104,11 @@ impl Builder {
         if let Some(choice) = self.dataplane {
             lab.carry_by(choice);
         }
-        let plan = doctor::plan(&lab)?;
+        let outline = doctor::outline(&lab)?;
+        let machine = outline.machine.clone();
         let file = std::path::absolute(&self.path)
             .doing(Kind::Environment, || format!("cannot use {}", self.path.display()))?;
-        Ok(Job { file, lab, plan, patience: self.patience, capture: None })
+        Ok((Job { file, lab, machine, patience: self.patience, capture: None }, outline))
     }
 }
 

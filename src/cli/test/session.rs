@@ -26,7 +26,9 @@ use crate::cli::up::{self, Coming, DataplaneArg};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::{self, Job, Running, Starting, logs};
 use crate::model::{Expectations, Lab};
+use crate::observe::doctor::{self, Outline};
 use crate::process;
+use crate::routing::Rib;
 
 /// What all labs of a run share.
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl Session<'_> {
             sheet = Sheet::new(expectations.bind(&lab), self.all.reveal);
         }
         let _place = self.all.room.enter(room::size(&lab));
-        let job = self.job(file, lab)?;
+        let (job, _outline) = self.job(file, lab)?;
         let say = &mut *self.say;
         let coming = up::come_up(&job, self.all.signals, &mut |progress| say(Said::Stage(progress.clone())))?;
         match coming {
@@ -99,19 +101,22 @@ impl Session<'_> {
         Ok(self.outcome.interrupted)
     }
 
-    fn job(&mut self, file: &Path, lab: Lab) -> Result<Job> {
-        let plan = up::plan(&lab)?;
+    fn job(&mut self, file: &Path, lab: Lab) -> Result<(Job, Outline)> {
+        let outline = doctor::outline(&lab)?;
+        let (plan, machine) = (&outline.plan, outline.machine.clone());
+        self.outcome.carried_by = up::carried_by(&lab, plan);
+        self.outcome.dataplanes = Some(json!(up::dataplanes(&lab, plan)));
         self.outcome.why = Some(plan.why.clone());
-        self.outcome.carried_by = up::carried_by(&lab, &plan);
-        self.outcome.dataplanes = Some(json!(up::dataplanes(&lab, &plan)));
         (self.say)(Said::Begun(screen::head(&self.outcome)));
         if let Some(bundle) = &self.bundle {
             // Taken away again where all passes.
+            let plan = crate::plan::build(&lab, &Rib::compute(&lab), &machine)?;
             bundle.write("plan.txt", plan::text(&plan).as_bytes())?;
         }
         let path = lab::whereabouts(file);
         let name = instance(&lab.name, self.number);
-        Ok(Job { file: path, lab: Lab { name, ..lab }, plan, patience: self.all.patience, capture: None })
+        let lab = Lab { name, ..lab };
+        Ok((Job { file: path, lab, machine, patience: self.all.patience, capture: None }, outline))
     }
 
     /// Has the lab measured, then ends it.
