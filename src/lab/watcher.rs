@@ -77,9 +77,11 @@ fn watch(base: &Path, name: &str, job: OwnedFd, up: &UnixStream) -> Result<()> {
             return Err(e);
         }
     };
-    let attended = attend(&init, &signals, up, ours);
+    let attended = attend(&init, &signals, up, &ours);
     super::engine::end(claim.path());
     end(&init);
+    // Not before: init ends when this is closed, and everything in the lab with it.
+    drop(ours);
     let removed =
         claim.remove().doing(Kind::Environment, || format!("cannot remove the state of lab {name}"));
     // Only now may init's process id come to name another process.
@@ -123,7 +125,7 @@ fn spawn_init(claim: &Claim, name: &str, job: OwnedFd, socket: UnixStream) -> io
 }
 
 /// Until init ends, `up` goes away before it commits, or a signal asks for the end.
-fn attend(init: &Child, signals: &SignalFd, up: &UnixStream, said: UnixStream) -> io::Result<()> {
+fn attend(init: &Child, signals: &SignalFd, up: &UnixStream, said: &UnixStream) -> io::Result<()> {
     let pidfd = pidfd::open(pid(init))?;
     let (mut committed, mut up, mut said) = (false, Some(up), Some(said));
     loop {
@@ -131,9 +133,9 @@ fn attend(init: &Child, signals: &SignalFd, up: &UnixStream, said: UnixStream) -
             Some(pidfd.as_fd()),
             Some(signals.as_fd()),
             up.map(AsFd::as_fd),
-            said.as_ref().map(AsFd::as_fd),
+            said.map(AsFd::as_fd),
         ])?;
-        if ready[3] && !pass_on(said.as_ref(), up) {
+        if ready[3] && !pass_on(said, up) {
             said = None;
         }
         if ready[2] {
