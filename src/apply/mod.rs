@@ -1,4 +1,4 @@
-//! The imperative shell. A [`Plan`] goes in, its operations are carried out in order, batched for each namespace,
+//! The imperative shell. Stages of a plan go in, their operations are carried out in order, batched for each namespace,
 //! and the time each stage took comes out. It never decides what to create, and on failure it undoes nothing:
 //! everything lives in the lab's own namespaces, which end with the lab's init process.
 

@@ -129,12 +129,8 @@ fn attend(init: &Child, signals: &SignalFd, up: &UnixStream, said: &UnixStream) 
     let pidfd = pidfd::open(pid(init))?;
     let (mut committed, mut up, mut said) = (false, Some(up), Some(said));
     loop {
-        let ready = wait(&[
-            Some(pidfd.as_fd()),
-            Some(signals.as_fd()),
-            up.map(AsFd::as_fd),
-            said.map(AsFd::as_fd),
-        ])?;
+        let ready =
+            wait(&[Some(pidfd.as_fd()), Some(signals.as_fd()), up.map(AsFd::as_fd), said.map(AsFd::as_fd)])?;
         if ready[3] && !pass_on(said, up) {
             said = None;
         }

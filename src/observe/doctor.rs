@@ -71,7 +71,7 @@ pub struct Outline {
 /// the same reasons.
 ///
 /// # Errors
-/// As [`plan`].
+/// As [`plan()`].
 pub fn outline(lab: &Lab) -> Result<Outline> {
     let (machine, trial) = crate::lab::machine::machine()?;
     let plan = build(lab, &Rib::default(), &machine)?;
