@@ -85,9 +85,10 @@ impl Session<'_> {
             sheet = Sheet::new(expectations.bind(&lab), self.all.reveal);
         }
         let _place = self.all.room.enter(room::size(&lab));
-        let (job, _outline) = self.job(file, lab)?;
+        let (job, outline) = self.job(file, lab)?;
         let say = &mut *self.say;
         let coming = up::come_up(&job, self.all.signals, &mut |progress| say(Said::Stage(progress.clone())))?;
+        drop(outline);
         match coming {
             Coming::Interrupted => self.outcome.interrupted = true,
             Coming::Ready(starting, _) => self.judge(starting, &job.lab, &mut sheet)?,
