@@ -48,13 +48,13 @@ use super::shaped;
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
 use crate::model::Impairment;
-use crate::netlink::Request as LinkRequest;
 use crate::netlink::monitor::{Monitor, Snapshot};
+use crate::netlink::{Request as LinkRequest, Socket};
 use crate::packet::ipv4;
 use crate::shape::{Later, Nanos};
 use crate::sys::packet_socket::{self, IcmpSocket};
 use crate::sys::tun::{self, Offloading};
-use crate::sys::{limits, signals, socket};
+use crate::sys::{carrier, limits, signals, socket};
 
 /// Bytes asked for the socket buffers of a base node.
 const BASE_BUFFER: usize = 16 << 20;
@@ -650,6 +650,8 @@ fn open_tuns(devices: &[&str]) -> io::Result<Vec<Offloading>> {
         Ok(LinkRequest::set_queue(nix::net::if_::if_nametoindex(*dev)?, TUN_QUEUE, GSO_MAX_SIZE))
     };
     execute(devices.iter().map(queue).collect::<io::Result<Vec<_>>>()?)?;
+    let socket = Socket::open()?;
+    devices.iter().try_for_each(|dev| carrier::settle(socket.as_fd(), dev).map(drop))?;
     Ok(tuns)
 }
 

@@ -16,7 +16,7 @@ use super::pdu;
 use crate::error::{Context, Error, Kind, Result};
 use crate::lab::Namespaces;
 use crate::sys::link_socket::LinkSocket;
-use crate::sys::{limits, signals, tun};
+use crate::sys::{carrier, limits, signals, tun};
 
 /// PDUs go over one link and no further.
 const TTL: u8 = 1;
@@ -130,6 +130,7 @@ impl Circuit {
         let open = || -> io::Result<Self> {
             let tun = tun::attach_with_info(&end.pdus)?;
             let link = LinkSocket::open(pdu::IP_PROTOCOL, &end.dev, end.local, end.peer, TTL)?;
+            carrier::settle(link.as_fd(), &end.pdus)?;
             Ok(Self { end: end.clone(), tun, link, ears: Ears::open(&end.dev)? })
         };
         namespaces
