@@ -223,7 +223,9 @@ impl Linux {
             | Op::AddTun { .. }
             | Op::AddAssociation { .. }
             | Op::AddPolicy { .. }
-            | Op::AddRuleset { .. } => Err(Error::bug(format!("not such an operation: {op:?}"))),
+            | Op::AddRuleset { .. } => {
+                Err(Error::bug(format!("not a request that leaves devices where they are: {op:?}")))
+            }
         }
     }
 
@@ -289,10 +291,10 @@ impl Linux {
             return Err(unmade(ns));
         }
         let mut open = std::mem::take(&mut self.open);
-        let with_ops = |(ns, netns): (&'_ String, _)| {
-            by_ns.get_key_value(ns.as_str()).map(|(ns, ops)| (*ns, ops, netns))
-        };
-        let lanes: Vec<(&str, &Vec<&Op>, &mut Netns)> = open.iter_mut().filter_map(with_ops).collect();
+        let lanes: Vec<(&str, &Vec<&Op>, &mut Netns)> = open
+            .iter_mut()
+            .filter_map(|(ns, netns)| Some((ns.as_str(), by_ns.get(ns.as_str())?, netns)))
+            .collect();
         let to_encode: Vec<(&str, &Vec<&Op>)> = lanes.iter().map(|(ns, ops, _)| (*ns, *ops)).collect();
         let linux = &*self;
         let encoded = |(ns, ops): &(&str, &Vec<&Op>)| {
@@ -316,18 +318,11 @@ impl Linux {
         by_ns: &BTreeMap<&'a str, Vec<&'a Op>>,
         f: impl Fn(&'a Op) -> Result<T> + Sync,
     ) -> Result<Vec<(&'a Op, T)>> {
-        let lanes: Vec<_> = by_ns.iter().collect();
-        let results = on_threads(lanes.chunks(share(lanes.len())), |lanes| {
-            let mut results = Vec::new();
-            for (ns, ops) in lanes {
-                enter(&self.namespaces, ns)?;
-                for op in *ops {
-                    results.push((*op, f(op)?));
-                }
-            }
-            Ok(results)
-        })?;
-        Ok(results.into_iter().flatten().collect())
+        let lanes: Vec<_> = by_ns.iter().map(|(ns, ops)| (*ns, ops)).collect();
+        let visit_one =
+            |ops: &&Vec<&'a Op>| ops.iter().map(|op| Ok((*op, f(op)?))).collect::<Result<Vec<_>>>();
+        let results = self.namespaces.visit(&lanes, visit_one)?;
+        Ok(results.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }
 

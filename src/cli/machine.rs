@@ -1,10 +1,9 @@
 //! What the machine can do, measured in a process of its own, and plans for it. Nothing goes in, a [`Machine`] comes out.
 //! Nothing is left: the process ends, and with it the namespaces it tried things in.
 
-use std::fs::File;
 use std::io;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lab::machine::{Told, ask};
 use crate::lab::message::Failure;
 use crate::lab::user;
@@ -39,29 +38,27 @@ pub(super) fn nesting() -> Result<Nesting> {
 pub(super) fn probe(what: Probe) -> Result<()> {
     match what {
         Probe::Quick => {
-            let held = tell(doctor::machine_and_namespace, |(machine, held)| (machine, Some(held)))?;
-            // Until who asked has done what it asked for.
+            let measured = measured(doctor::machine_and_namespace);
+            tell(measured.as_ref().map(|(machine, _)| machine))?;
+            // The namespace stays until who asked has done what it asked for.
             let _ended = io::copy(&mut io::stdin(), &mut io::sink());
-            drop(held);
+            drop(measured);
             Ok(())
         }
-        Probe::Nesting => tell(nesting::nesting, |nesting| (nesting, None)).map(drop),
+        Probe::Nesting => tell(measured(nesting::nesting).as_ref()),
     }
 }
 
-/// Prints what is measured, in one line. What is to be held comes back.
-fn tell<M, T: serde::Serialize>(
-    measure: impl FnOnce() -> Result<M>,
-    split: impl FnOnce(M) -> (T, Option<File>),
-) -> Result<Option<File>> {
-    let measured = match user::needed() {
+/// Measures where labs may be made.
+fn measured<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
+    match user::needed() {
         true => user::enter(nix::unistd::getuid(), nix::unistd::getgid()).and_then(|()| measure()),
         false => measure(),
-    };
-    let (told, held): (Told<T>, _) = match measured.map(split) {
-        Ok((told, held)) => (Ok(told), held),
-        Err(e) => (Err(Failure::from(&e)), None),
-    };
-    super::output::json_line(&told)?;
-    Ok(held)
+    }
+}
+
+/// Prints it in one line.
+fn tell<T: serde::Serialize>(measured: std::result::Result<&T, &Error>) -> Result<()> {
+    let told: Told<&T> = measured.map_err(Failure::from);
+    super::output::json_line(&told)
 }

@@ -117,20 +117,18 @@ fn build(dir: &Path, watcher: i32, verify: Verify<'_>) -> Result<Supervisor> {
     let (namespaces, nodes) = prepare(dir, &outline).doing(Kind::Environment, building)?;
     let mut kernel = Linux::new(namespaces.clone())?;
     // Namespaces need no routes, and files no namespaces: the kernel works, and what else is to be done is done beside it.
-    let (first, _) = outline.stages.split_at(1);
     let (rib, plan, mut timings) = thread::scope(|scope| {
         let planning = scope.spawn(|| {
             let rib = Rib::compute(&job.lab);
             plan::build(&job.lab, &rib, &job.machine).map(|plan| (rib, plan))
         });
-        let timings = apply::execute(&mut kernel, first, &mut tell);
+        let timings = apply::execute(&mut kernel, &outline.stages[..1], &mut tell);
         let (rib, plan) = planning.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok::<_, Error>((rib, plan, timings?))
     })?;
-    let (_, rest) = plan.stages.split_at(1);
     thread::scope(|scope| {
         let writing = scope.spawn(|| write_all(dir, &job, &plan));
-        let configured = apply::execute(&mut kernel, rest, &mut tell);
+        let configured = apply::execute(&mut kernel, &plan.stages[1..], &mut tell);
         let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         timings.extend(configured?);
         written.doing(Kind::Environment, building)

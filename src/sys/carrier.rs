@@ -16,7 +16,7 @@ struct Value {
 }
 
 mod request {
-    nix::ioctl_readwrite_bad!(ethtool, 0x8946, libc::ifreq);
+    nix::ioctl_readwrite_bad!(ethtool, libc::SIOCETHTOOL, libc::ifreq);
 }
 
 /// Asks whether device `dev` has a carrier, in the namespace of `socket`, which may be of any kind. The kernel takes note of
