@@ -53,13 +53,13 @@ pub fn build(flat: &FlatLab, source: &str, mut errors: Errors, running: Option<&
     join::gateways(&mut builder.lab, &flat.gateways, &flat.base, &mut builder.errors);
     builder.fixed_addresses();
     let sound = builder.errors.is_empty();
+    builder.given_pools();
     if sound {
-        builder.addresses();
+        builder.protocols();
     }
-    if sound && builder.errors.is_empty() {
+    if sound && builder.addresses() {
         builder.devices();
         builder.first_addresses();
-        builder.protocols();
         builder.mtus();
         builder.self_transit();
     }
@@ -489,21 +489,19 @@ impl<'a> Builder<'a> {
 
     // ---- addresses ---------------------------------------------------------------------------------------
 
-    fn addresses(&mut self) {
-        self.pools();
-        if !self.errors.is_empty() {
-            return;
+    /// Says whether everything has its address, be that wrong or not.
+    fn addresses(&mut self) -> bool {
+        if !self.pools() {
+            return false;
         }
+        let mut numbered = true;
         for index in 0..self.lab.networks.len() {
-            self.number(NetId(index));
+            numbered &= self.number(NetId(index));
         }
-        if self.errors.is_empty() {
-            self.check_addresses();
-        }
-        if self.errors.is_empty() {
-            self.link_addresses();
-        }
+        self.check_addresses();
+        let linked = self.link_addresses();
         self.fabric_addresses();
+        numbered && linked
     }
 
     /// The link addresses of a fabric are the host addresses of the phantom VHs.
@@ -593,9 +591,8 @@ impl<'a> Builder<'a> {
         self.lab.named_networks().filter(move |n| n.rides_on(net))
     }
 
-    /// The pool of each network: the one the file gives, or the lowest block that keeps ships apart.
-    fn pools(&mut self) {
-        let base = self.lab.base().pool;
+    /// Pools written in the file are private and keep ships apart.
+    fn given_pools(&mut self) {
         let mut given: Vec<(NetId, Spanned<Ipv4Net>)> = Vec::new();
         given.extend(self.flat.base.addresses.clone().map(|a| (BASE, a)));
         for (index, vi) in self.flat.vis.iter().enumerate() {
@@ -606,6 +603,12 @@ impl<'a> Builder<'a> {
             self.errors.push(Diagnostic::new("not-private", pool.span, title));
         }
         self.check_given_pools(&given);
+    }
+
+    /// The pool of each network: the one the file gives, or the lowest block that keeps ships apart. Says whether there is one
+    /// for each.
+    fn pools(&mut self) -> bool {
+        let base = self.lab.base().pool;
         let claims: Vec<Claim> = (0..self.flat.vis.len())
             .map(|index| {
                 let net = NetId(index + 1);
@@ -621,8 +624,12 @@ impl<'a> Builder<'a> {
                 for (network, block) in self.lab.networks[1..].iter_mut().zip(blocks) {
                     network.pool = block;
                 }
+                true
             }
-            Err(index) => self.no_room(index, NETWORK_POOL, "network"),
+            Err(index) => {
+                self.no_room(index, NETWORK_POOL, "network");
+                false
+            }
         }
     }
 
@@ -633,7 +640,7 @@ impl<'a> Builder<'a> {
         self.errors.push(Diagnostic::new("pool-exhausted", name.span, title).help(help));
     }
 
-    /// The base nodes a network stands on; networks that gateways join share one more, which is none.
+    /// The base nodes of a network's footprint; networks that gateways join share one more, which is none.
     fn claimed(&self, net: NetId) -> BTreeSet<usize> {
         let mut nodes = self.footprint(net);
         let first = self.lab.joined(net).first().map_or(net.0, |n| n.0);
@@ -641,10 +648,12 @@ impl<'a> Builder<'a> {
         nodes
     }
 
+    /// The base nodes a network stands on. What has no place, an error of its own, stands nowhere.
     fn footprint(&self, net: NetId) -> BTreeSet<usize> {
+        let placed = |n: &&Node| net == BASE || n.at.is_some() || self.lab.emulated(n.id).is_some();
         let ends = self.lab.net(net).links.iter().flat_map(|l| &l.ends).filter(|e| e.seat.is_some());
         let seats = ends.map(|e| self.lab.site(e).base.index);
-        self.lab.net(net).nodes.iter().map(|n| n.base.index).chain(seats).collect()
+        self.lab.net(net).nodes.iter().filter(placed).map(|n| n.base.index).chain(seats).collect()
     }
 
     /// Pools written in the file must keep ships apart by themselves.
@@ -690,8 +699,8 @@ impl<'a> Builder<'a> {
         Some(self.lab.base().nodes[on].name.clone())
     }
 
-    /// Gives every node and every end of a network its address.
-    fn number(&mut self, net: NetId) {
+    /// Gives every node and every end of a network an address; says whether each has one, be that of its pool or not.
+    fn number(&mut self, net: NetId) -> bool {
         let groups = self.groups(net);
         let need = self.need(net, &groups);
         let pool = self.lab.net(net).pool;
@@ -702,7 +711,10 @@ impl<'a> Builder<'a> {
             };
             let span = given.map_or(self.flat.base.span, |a| a.span);
             let title = format!("{pool} is too small for `{name}`: it takes {} addresses", need.total());
-            return self.error("pool-too-small", span, title);
+            self.error("pool-too-small", span, title);
+            // What is wrong with sizes and paths is told too: addresses of some kind will do.
+            let Some(layout) = address::layout(NETWORK_POOL, need) else { return false };
+            return self.allocate(net, NETWORK_POOL, (layout, &groups), &Leases::default()).is_some();
         };
         let leases = self.leases;
         let way = (layout, &groups);
@@ -710,6 +722,7 @@ impl<'a> Builder<'a> {
             // What the running lab left free has no room in one piece: the network is numbered afresh.
             let _fits = self.allocate(net, pool, way, &Leases::default());
         }
+        true
     }
 
     /// Addresses of a network and of the links stacked on it: those it has already first, then new ones. `None`,
@@ -802,7 +815,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Link-layer addresses: of the link-layer pool over the base, of the lower VI's network layer else.
-    fn link_addresses(&mut self) {
+    fn link_addresses(&mut self) -> bool {
         let pools: Vec<Option<Ipv4Net>> = self.lab.networks[1..].iter().map(|n| Some(n.pool)).collect();
         let claims: Vec<Claim> = self.lab.networks[1..]
             .iter()
@@ -816,7 +829,10 @@ impl<'a> Builder<'a> {
         let base = self.lab.base().pool;
         let blocks = match address::blocks(LINK_POOL, &LINK_BLOCKS, &claims, &[base], &pools) {
             Ok(blocks) => blocks,
-            Err(index) => return self.no_room(index, LINK_POOL, "link"),
+            Err(index) => {
+                self.no_room(index, LINK_POOL, "link");
+                return false;
+            }
         };
         for (index, block) in blocks.into_iter().enumerate() {
             let net = NetId(index + 1);
@@ -825,6 +841,7 @@ impl<'a> Builder<'a> {
                 self.number_links(net, block);
             }
         }
+        true
     }
 
     /// Gives each end of the links of a VI over the base its link address.

@@ -688,14 +688,25 @@ pub fn parse_source(source: &Source<'_>, running: Option<&Lab>) -> Result<Lab> {
     })
 }
 
-/// Takes out the errors in sections that no network depends on, so that what is wrong with the networks is told beside them.
+/// Whether networks have other nodes, links, places, addresses or sizes without this key.
+fn shapes(key: &str) -> bool {
+    let networks = ["base", "vis", "gateways", "nodes", "links", "import", "over", "addresses", "mtu"];
+    let nodes = ["at", "role", "address", "loopback", "port", "emulate"];
+    let links = ["link", "ring", "line", "mesh", "tree", "grid", "of", "arity", "prefix", "rows", "cols"];
+    let templates = ["templates", "params", "ports", "use", "with", "when"];
+    [&networks[..], &nodes, &links, &templates].into_iter().any(|keys| keys.contains(&key))
+}
+
+/// Takes out the errors that no network depends on, so that what is wrong with the networks is told beside them: those in sections
+/// about something else, and keys that are not known and were not meant to shape networks.
 fn errors_beside(tree: &Tree, errors: &mut Vec<Diagnostic>) -> Vec<Diagnostic> {
     let Value::Map(items) = &tree.value else { return Vec::new() };
     let beside = |key: &Tree| matches!(&key.value, Value::Scalar(key) if key == "apps" || key == "tests");
     let sections: Vec<Span> =
         items.iter().filter(|(key, _)| beside(key)).map(|(_, section)| section.span).collect();
-    let inside = |e: &mut Diagnostic| sections.iter().any(|s| s.start <= e.span.start && e.span.end <= s.end);
-    errors.extract_if(.., inside).collect()
+    let inside = |e: &Diagnostic| sections.iter().any(|s| s.start <= e.span.start && e.span.end <= s.end);
+    let stray = |e: &Diagnostic| e.rule == "unknown-key" && !e.near().is_some_and(shapes);
+    errors.extract_if(.., |e| inside(e) || stray(e)).collect()
 }
 
 /// The topology file that a lab file imports, by the name that it has for it, relative to its own place.

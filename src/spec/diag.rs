@@ -102,6 +102,12 @@ impl Diagnostic {
             None => self,
         }
     }
+
+    /// What [`Diagnostic::meant`] found.
+    #[must_use]
+    pub fn near(&self) -> Option<&str> {
+        self.help.as_deref()?.strip_prefix("did you mean `")?.strip_suffix("`?")
+    }
 }
 
 /// The known word nearest to `word`, if it is near enough to have been meant.
