@@ -5,11 +5,11 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -321,6 +321,18 @@ fn a_killed_lab_leaves_nothing_of_its_owners() {
     wait_for("the lab to end", || bed.bench.processes().is_empty());
     assert_eq!(bed.exec(ALICE, "owner-killed", "blue/a", "true").status.code(), Some(2));
     bed.bench.nothing_left();
+}
+
+/// Several threads ask for the namespaces of an owner's nodes: no two get one and the same.
+#[test]
+fn each_node_of_an_owner_has_a_namespace_of_its_own() {
+    let Some(bed) = Bed::new() else { return };
+    let lab = "base: {nodes: [X]}\nvis: {v: {owner: 47001, nodes: {\"n[1..60]\": X}, links: [{line: \"n[1..60]\"}]}}\n";
+    bed.bench.ok(&["up", "--dataplane", "fastpath", &bed.bench.file("owner-many", lab)]);
+    let inode = |n: usize| bed.namespace("owner-many", &format!("v.v.n{n}")).metadata().unwrap().ino();
+    let found: BTreeSet<u64> = (1..=60).map(inode).collect();
+    assert_eq!(found.len(), 60);
+    bed.bench.ok(&["down", "owner-many"]);
 }
 
 /// Who cannot own a VI is told with the place in the file, before anything is made.

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, User, setgid, setgroups, setuid};
@@ -73,33 +73,34 @@ impl Maker {
 
     /// Waits for the user namespace, and makes the owner root in it.
     fn begin(&self, Owner { uid, gid }: Owner) -> io::Result<()> {
-        self.await_word()?;
+        await_word(&mut self.pipes().1)?;
         let proc = format!("/proc/{}", self.child.id());
         fs::write(format!("{proc}/setgroups"), "deny")?;
         fs::write(format!("{proc}/uid_map"), format!("0 {uid} 1"))?;
         fs::write(format!("{proc}/gid_map"), format!("0 {gid} 1"))
     }
 
-    /// Makes a network namespace and mounts it on the file at `path`.
+    /// Makes a network namespace and mounts it on the file at `path`. Threads take turns: the child has one namespace at a time.
     ///
     /// # Errors
     /// If the kernel refuses it.
     pub fn make(&self, path: &Path) -> io::Result<()> {
-        self.pipes.lock().unwrap_or_else(PoisonError::into_inner).0.write_all(&[WORD])?;
-        self.await_word()?;
+        let mut pipes = self.pipes();
+        pipes.0.write_all(&[WORD])?;
+        await_word(&mut pipes.1)?;
         Ok(mounts::bind(format!("/proc/{}/ns/net", self.child.id()), path)?)
     }
 
-    fn await_word(&self) -> io::Result<()> {
-        let mut word = Vec::new();
-        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
-        (&mut pipes.1).take(1).read_to_end(&mut word)?;
-        if word.is_empty() {
-            Err(io::Error::other("the kernel refuses it; see the lab's log"))
-        } else {
-            Ok(())
-        }
+    fn pipes(&self) -> MutexGuard<'_, (ChildStdin, ChildStdout)> {
+        self.pipes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Until the child says that it has done what it was told.
+fn await_word(output: &mut ChildStdout) -> io::Result<()> {
+    let mut word = Vec::new();
+    output.take(1).read_to_end(&mut word)?;
+    if word.is_empty() { Err(io::Error::other("the kernel refuses it; see the lab's log")) } else { Ok(()) }
 }
 
 impl Drop for Maker {
