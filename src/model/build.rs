@@ -794,7 +794,9 @@ impl<'a> Builder<'a> {
         });
         let mut errors = Vec::new();
         for (net, given) in of_base.chain(of_vis) {
-            let others = self.lab.networks.iter().filter(|n| n.id != net);
+            // Pools that overlap have been told of.
+            let apart = |n: &&Network| !address::overlap(n.pool, self.lab.net(net).pool);
+            let others = self.lab.networks.iter().filter(|n| n.id != net).filter(apart);
             for other in others.filter(|n| n.pool.contains(&given.value)) {
                 let why = match self.shared_node(net, other.id) {
                     Some(node) => format!("both stand on base node `{node}`"),
