@@ -697,16 +697,49 @@ fn shapes(key: &str) -> bool {
     [&networks[..], &nodes, &links, &templates].into_iter().any(|keys| keys.contains(&key))
 }
 
-/// Takes out the errors that no network depends on, so that what is wrong with the networks is told beside them: those in sections
+/// Takes out the errors that no network depends on, so that what is wrong with the networks is told beside them: those in values
 /// about something else, and keys that are not known and were not meant to shape networks.
 fn errors_beside(tree: &Tree, errors: &mut Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let Value::Map(items) = &tree.value else { return Vec::new() };
-    let beside = |key: &Tree| matches!(&key.value, Value::Scalar(key) if key == "apps" || key == "tests");
-    let sections: Vec<Span> =
-        items.iter().filter(|(key, _)| beside(key)).map(|(_, section)| section.span).collect();
-    let inside = |e: &Diagnostic| sections.iter().any(|s| s.start <= e.span.start && e.span.end <= s.end);
+    let mut beside = Vec::new();
+    values_beside(tree, false, &mut beside);
+    let inside = |e: &Diagnostic| beside.iter().any(|s| s.start <= e.span.start && e.span.end <= s.end);
     let stray = |e: &Diagnostic| e.rule == "unknown-key" && !e.near().is_some_and(shapes);
     errors.extract_if(.., |e| inside(e) || stray(e)).collect()
+}
+
+/// Where the values stand that no network takes nodes, links, places or addresses from. Keys may be `names`. What is protected is
+/// smaller, so beside a wrong `security` only sizes are told that are wrong in any case.
+fn values_beside(tree: &Tree, names: bool, found: &mut Vec<Span>) {
+    const SECTIONS: [&str; 2] = ["apps", "tests"];
+    const VALUES: [&str; 10] = [
+        "description",
+        "dataplane",
+        "routing",
+        "security",
+        "sysctls",
+        "location",
+        "delay",
+        "jitter",
+        "loss",
+        "rate",
+    ];
+    const OF_NAMES: [&str; 5] = ["vis", "nodes", "templates", "params", "with"];
+    match &tree.value {
+        Value::Map(items) => {
+            for (key, value) in items {
+                let is_one_of = |keys: &[&str]| {
+                    !names && matches!(&key.value, Value::Scalar(k) if keys.contains(&k.as_str()))
+                };
+                if is_one_of(&SECTIONS) || is_one_of(&VALUES) {
+                    found.push(value.span);
+                } else {
+                    values_beside(value, is_one_of(&OF_NAMES), found);
+                }
+            }
+        }
+        Value::Seq(items) => items.iter().for_each(|item| values_beside(item, false, found)),
+        Value::Null | Value::Scalar(_) => {}
+    }
 }
 
 /// The topology file that a lab file imports, by the name that it has for it, relative to its own place.
