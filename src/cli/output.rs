@@ -17,6 +17,11 @@ pub(super) fn error(e: &Error) {
     }
 }
 
+/// An error of one lab among several.
+pub(super) fn error_in(lab: &str, e: &Error) {
+    note(&format!("error: {lab}: {e}"));
+}
+
 /// A line for people.
 pub(super) fn note(text: &str) {
     let _unread = writeln!(io::stderr(), "{text}");

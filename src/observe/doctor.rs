@@ -109,6 +109,10 @@ pub fn machine_and_namespace() -> Result<(Machine, File)> {
 fn try_here() -> Result<(Machine, File)> {
     let what = || "cannot make a network namespace".to_owned();
     unshare(CloneFlags::CLONE_NEWNET).doing(Kind::Environment, what)?;
+    // Each node has a host name of its own, which filters of container engines refuse though they let namespaces be made.
+    unshare(CloneFlags::CLONE_NEWUTS)
+        .and_then(|()| nix::unistd::sethostname("try"))
+        .doing(Kind::Environment, || "cannot name a host".to_owned())?;
     let here = File::open("/proc/thread-self/ns/net").doing(Kind::Environment, what)?;
     let nft = |text: &'static str| process::feed(Command::new("nft").args(["-f", "-"]), text).is_ok();
     let (nft, spread, machine) = thread::scope(|scope| {

@@ -110,9 +110,14 @@ impl Audience for Screen {
 
     fn done(&mut self, _: usize, outcome: &Outcome) {
         if let Some(error) = &outcome.error {
+            let tell = || match error.report() {
+                // It names the file itself.
+                Some(_) => output::error(error),
+                None => output::error_in(&outcome.title(), error),
+            };
             match &self.bars {
-                Some(bars) => bars.all.suspend(|| output::error(error)),
-                None => output::error(error),
+                Some(bars) => bars.all.suspend(tell),
+                None => tell(),
             }
         }
         self.print(&tail(outcome));

@@ -50,8 +50,8 @@ pub struct Facts {
     pub tun: TunFile,
     /// The running kernel has the driver of TUN devices, loaded or built in.
     pub tun_driver: bool,
-    /// Those of `MODULES` that there are files of for the running kernel.
-    pub modules: BTreeSet<&'static str>,
+    /// Those of `MODULES` that there are files of for the running kernel; `None` where its files are not here, as in a container.
+    pub modules: Option<BTreeSet<&'static str>>,
     /// Those of `PROGRAMS` that are installed.
     pub programs: BTreeSet<&'static str>,
     pub manager: Option<Manager>,
@@ -68,7 +68,7 @@ impl Facts {
             tun: tun(),
             tun_driver: fs::read_to_string("/proc/misc")
                 .is_ok_and(|list| list.lines().any(|l| l.split_whitespace().nth(1) == Some("tun"))),
-            modules: modules().unwrap_or_default(),
+            modules: modules(),
             programs: PROGRAMS.into_iter().filter(|name| process::installed(name)).collect(),
             manager: manager(),
             frr: frr(),
@@ -94,6 +94,10 @@ fn tun() -> TunFile {
 }
 
 fn modules() -> Option<BTreeSet<&'static str>> {
+    if !Path::new("/proc/modules").exists() {
+        // A kernel that was built without modules.
+        return Some(BTreeSet::new());
+    }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
     let list = fs::read_to_string(Path::new("/lib/modules").join(release.trim()).join("modules.dep")).ok()?;
     let files: BTreeSet<&str> =

@@ -116,6 +116,7 @@ fn is_full(e: &Error) -> bool {
 
 fn dataplanes(machine: &Machine, facts: &Facts) -> [Finding; 8] {
     let module = |name| module(name, facts);
+    let of_kernel = |name, ok, purpose, fix| of_kernel(name, ok, purpose, fix, facts);
     [
         tun(machine.tun, facts),
         of_kernel("ipip", machine.ipip, "the kernel dataplane", module("ipip")),
@@ -144,8 +145,13 @@ fn dataplanes(machine: &Machine, facts: &Facts) -> [Finding; 8] {
 }
 
 /// Something of the kernel, for which no command helps where the kernel has no module for it.
-fn of_kernel(name: &'static str, ok: bool, purpose: &str, fix: Option<String>) -> Finding {
-    let lacking = if ok || fix.is_some() { "" } else { "; this kernel was built without it" };
+fn of_kernel(name: &'static str, ok: bool, purpose: &str, fix: Option<String>, facts: &Facts) -> Finding {
+    let lacking = match facts.modules {
+        _ if ok => "",
+        None => "; whether this kernel has a module for it cannot be seen here",
+        Some(_) if fix.is_some() => "",
+        Some(_) => "; this kernel was built without it",
+    };
     Finding::new(name, ok, format!("{purpose}{lacking}"), fix)
 }
 
@@ -162,6 +168,9 @@ fn tun(ok: bool, facts: &Facts) -> Finding {
         TunFile::Missing => match (load, facts.tun_driver) {
             (Some(load), _) => ("there is no /dev/net/tun, and its driver is not loaded", Some(load)),
             (None, true) => ("there is no /dev/net/tun", Some(MAKE.to_owned())),
+            (None, false) if facts.modules.is_none() => {
+                ("there is no /dev/net/tun, and the driver's module is not here", None)
+            }
             (None, false) => ("this kernel was built without it", None),
         },
         TunFile::NoDevice => {
@@ -176,6 +185,7 @@ fn tun(ok: bool, facts: &Facts) -> Finding {
         TunFile::NoDriver | TunFile::Opens => match load {
             Some(load) => ("its driver is not loaded", Some(load)),
             None if facts.tun_driver => ("the kernel refuses a device", None),
+            None if facts.modules.is_none() => ("its driver is not loaded, and its module not here", None),
             None => ("this kernel was built without it", None),
         },
     };
@@ -186,9 +196,12 @@ fn nft_fix(facts: &Facts) -> Option<String> {
     if facts.programs.contains("nft") { module("nf_tables", facts) } else { install("nftables", facts) }
 }
 
-/// The command that loads a module, if this kernel has it.
+/// The command that loads a module, if this kernel has it, as far as can be seen.
 fn module(name: &str, facts: &Facts) -> Option<String> {
-    facts.modules.contains(name).then(|| format!("sudo modprobe {name}"))
+    match &facts.modules {
+        Some(modules) => modules.contains(name).then(|| format!("sudo modprobe {name}")),
+        None => facts.settings.container.then(|| format!("on the host: sudo modprobe {name}")),
+    }
 }
 
 /// How deep VIs stack. The kernel's limit is what was measured; the fast path has none, so that without ipip there is
@@ -248,7 +261,7 @@ mod tests {
         Facts {
             tun,
             tun_driver,
-            modules: modules.iter().copied().collect(),
+            modules: Some(modules.iter().copied().collect()),
             manager: Some(Manager::Apt),
             ..Facts::default()
         }
@@ -346,6 +359,19 @@ mod tests {
         }
         let found = findings(&machine(true, false, false), &facts(TunFile::Opens, true, &[]), None);
         assert_eq!((of(&found, "TUN").ok, of(&found, "TUN").fix.as_ref()), (true, None));
+    }
+
+    #[test]
+    fn a_kernel_whose_modules_are_not_here_is_not_said_to_lack_them() {
+        let mut facts = Facts { modules: None, ..facts(TunFile::NoDriver, false, &[]) };
+        for (container, fix) in [(true, Some("on the host: sudo modprobe ipip")), (false, None)] {
+            facts.settings.container = container;
+            let found = findings(&machine(false, false, false), &facts, None);
+            let ipip = of(&found, "ipip");
+            assert_eq!(ipip.fix.as_deref(), fix);
+            assert!(ipip.detail.ends_with("cannot be seen here"), "{ipip:?}");
+            assert!(!of(&found, "TUN").detail.contains("built without"), "{found:?}");
+        }
     }
 
     #[test]
