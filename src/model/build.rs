@@ -1118,10 +1118,19 @@ impl<'a> Builder<'a> {
         self.lab.addresses(from).any(|addr| addr == to)
     }
 
-    /// Whether a link ends at a router that VI `net` plays: no packet of `net` itself ever takes it.
+    /// Whether a link ends at a router that VI `net` plays, or has a part in playing: no packet of `net` itself ever takes it.
     fn plays_end(&self, net: NetId, link: &Link) -> bool {
-        let routers = link.ends.iter().filter_map(|end| self.lab.emulated(end.node));
-        routers.into_iter().any(|emulated| emulated.inner == net)
+        let mut routers = link.ends.iter().filter_map(|end| self.lab.emulated(end.node));
+        routers.any(|emulated| self.needs(emulated.inner, net, &mut BTreeSet::new()))
+    }
+
+    /// Whether packets of a VI go by VI `net`: it is this one, rides on it, or has a router that such a one plays.
+    fn needs(&self, vi: NetId, net: NetId, seen: &mut BTreeSet<NetId>) -> bool {
+        if vi == net || !seen.insert(vi) {
+            return vi == net;
+        }
+        let players = self.lab.emulated.iter().filter(|e| e.router.net == vi).map(|e| e.inner);
+        self.lab.net(vi).underlays().chain(players).any(|other| self.needs(other, net, seen))
     }
 
     /// The computed MTU, `most`, or the smaller one the file asks for; `fit` bytes go whole.
