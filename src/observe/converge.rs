@@ -17,7 +17,7 @@ use super::fib::{self, Difference, RouteRow};
 use super::probe::timeout;
 use super::{Context, each};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{Lab, NetId, Network, NodeId, Routing};
+use crate::model::{Lab, Link, NetId, Network, NodeId, Routing};
 use crate::netlink::monitor::{Monitor, Snapshot};
 use crate::routing::{Expected, Faults};
 use crate::sys::limits;
@@ -302,10 +302,35 @@ impl Wait<'_> {
                 let plural = if routes == 1 { "" } else { "s" };
                 let of = format!("at {differ} of {nodes} nodes");
                 error = error.because(format!("in {name}, {routes} route{plural} {of} not as computed"));
+                if let Some([a, b]) = confusing(network) {
+                    error = error.because(format!(
+                        "FRR's isisd confuses parallel links of different cost, such as {} and {}, once one of them has come up \
+                         later than the other (FRR issue 19470); links of the same cost it does not",
+                        a.name, b.name
+                    ));
+                }
             }
         }
         error
     }
+}
+
+/// Two parallel links that isisd may take for each other. It gives the n-th link to a neighbour in its own link state the n-th of the
+/// neighbour's adjacencies, and these stand in the order in which they came up.
+fn confusing(network: &Network) -> Option<[&Link; 2]> {
+    if network.routing != Routing::Isis {
+        return None;
+    }
+    let between = |link: &Link| {
+        let mut nodes = link.ends.each_ref().map(|end| end.node);
+        nodes.sort();
+        nodes
+    };
+    let mut first = BTreeMap::new();
+    network.links.iter().find_map(|link| {
+        let other = *first.entry(between(link)).or_insert(link);
+        (other.cost != link.cost).then_some([other, link])
+    })
 }
 
 fn first_words(lab: &Lab, watched: &Watched) -> String {
@@ -347,5 +372,18 @@ mod tests {
         assert!(is_static(&lab, node("core/v1")) && is_static(&lab, node("base/r1")));
         let line = model::parse(Path::new("l.yaml"), "name: l\nbase: {links: [X -- Y]}\n").unwrap();
         assert!(patience(&line) == SETTLE && patience(&lab) > PATIENCE);
+    }
+
+    #[test]
+    fn parallel_links_that_isisd_confuses_are_named() {
+        let names = |routing: &str, cost: u32| {
+            let text = format!(
+                "name: l\nbase:\n  routing: {routing}\n  links: [X -- Y, Y -- Z, {{link: Y -- X, cost: {cost}}}]\n"
+            );
+            let lab = model::parse(Path::new("l.yaml"), &text).unwrap();
+            confusing(&lab.networks[0]).map(|links| links.map(|l| l.name.clone()))
+        };
+        assert_eq!(names("isis", 7), Some(["X--Y".to_owned(), "Y--X.2".to_owned()]));
+        assert_eq!((names("isis", 1), names("ospf", 7)), (None, None));
     }
 }
