@@ -27,13 +27,13 @@ pub(super) fn flat_link(item: &Tree, a: &str, b: &str, prefix: &str) -> Tree {
     Tree::new(item.span, Value::Map(flat))
 }
 
-/// The value of the node of this index among `count` that a range names: a place that is a range too pairs up.
+/// The value of the node of this index among `count` that a range names: a place or a port that is a range too pairs up.
 pub(super) fn placed(value: &Tree, index: usize, count: usize) -> Tree {
     match &value.value {
         Value::Scalar(place) => paired(value, place, index, count),
         Value::Map(items) => {
             let each = items.iter().map(|(key, inside)| match (scalar_text(key), scalar_text(inside)) {
-                (Some("at"), Some(place)) => (key.clone(), paired(inside, place, index, count)),
+                (Some("at" | "port"), Some(text)) => (key.clone(), paired(inside, text, index, count)),
                 _ => (key.clone(), inside.clone()),
             });
             Tree::new(value.span, Value::Map(each.collect()))
@@ -42,11 +42,11 @@ pub(super) fn placed(value: &Tree, index: usize, count: usize) -> Tree {
     }
 }
 
-fn paired(tree: &Tree, place: &str, index: usize, count: usize) -> Tree {
-    match range::expand(place) {
-        Ok(places) if places.len() == count && count > 1 => {
+fn paired(tree: &Tree, text: &str, index: usize, count: usize) -> Tree {
+    match range::expand(text) {
+        Ok(names) if names.len() == count && count > 1 => {
             let span = spec::Span { origin: tree.span.origin.computed(), ..tree.span };
-            Tree::text(span, places[index].clone())
+            Tree::text(span, names[index].clone())
         }
         _ => tree.clone(),
     }
