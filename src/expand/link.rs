@@ -24,17 +24,18 @@ pub(super) fn expand(spec: &LinkSpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatL
             errors.push(Diagnostic::new("link", b.span, format!("`{}` cannot be linked to itself", a.value)));
         }
     }
-    let one = |(a, b)| FlatLink {
+    // One link has the name, so that no other error follows.
+    let one = |(i, (a, b))| FlatLink {
         a,
         b,
-        name: spec.name.clone(),
+        name: spec.name.clone().filter(|_| i == 0),
         cost: spec.cost,
         mtu: spec.mtu.clone(),
         security: spec.security.clone(),
         spread: spec.spread.clone(),
         impair: spec.impair,
     };
-    pairs.into_iter().map(one).collect()
+    pairs.into_iter().enumerate().map(one).collect()
 }
 
 fn pairs(spec: &LinkSpec, errors: &mut Vec<Diagnostic>) -> Result<Vec<Pair>, Diagnostic> {
