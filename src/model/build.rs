@@ -174,7 +174,7 @@ impl<'a> Builder<'a> {
     fn check_node_names<'s>(&mut self, found: impl Iterator<Item = &'s Spanned<String>>, network: &str) {
         let mut seen: BTreeMap<&str, Span> = BTreeMap::new();
         for name in found {
-            if let Some(fault) = names::node_fault(&name.value) {
+            if let Some(fault) = names::node_fault(&name.value).or_else(|| names::end_fault(&name.value)) {
                 let title = format!("`{}` cannot be the name of a node", name.value);
                 self.errors.push(Diagnostic::new("name", name.span, title).label(fault));
             }

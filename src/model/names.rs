@@ -25,6 +25,11 @@ pub(super) fn node_fault(name: &str) -> Option<String> {
     }
 }
 
+/// Why a node of this name could never be linked.
+pub(super) fn end_fault(name: &str) -> Option<String> {
+    name.contains("--").then(|| "`--` stands between the ends of a link".to_owned())
+}
+
 /// Why `name` cannot be the name of a port.
 pub(super) fn port_fault(name: &str) -> Option<String> {
     fault(name, MAX_PORT, "_-")
@@ -120,6 +125,10 @@ mod tests {
         assert_eq!((deep.len(), node_fault(&deep)), (179, None));
         for bad in ["", "-a", ".a", "a b", "a/b", "a:b", "é", &"x".repeat(64), &format!("{deep}.x")] {
             assert!(node_fault(bad).is_some(), "{bad}");
+        }
+        assert_eq!((end_fault("a-b"), end_fault("a-")), (None, None));
+        for bad in ["a--b", "a--", "t.a--.n"] {
+            assert!(end_fault(bad).is_some(), "{bad}");
         }
         assert_eq!(host_name("t.l.r.top"), "t.l.r.top");
         assert_eq!(host_name(&deep), vec!["lr"; 21].join("."));
