@@ -6,7 +6,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use vilab::fastpath::Reason;
@@ -96,6 +96,22 @@ fn bytes_that_are_no_text_are_shown_where_they_are() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(said.iter().all(|words| text.contains(words)), "{text}");
     }
+}
+
+#[test]
+fn an_app_without_a_name_leaves_the_names_that_others_are_given() {
+    let lab = "
+name: t
+base: {links: [X -- Y]}
+apps:
+  - {at: X, run: sleep 1}
+  - {at: X, run: sleep 1, name: sleep.2}
+  - {at: Y, run: sleep 1, name: sleep}
+  - {at: Y, run: /bin/sleep 1}
+";
+    let lab = vilab::model::parse(Path::new("t.yaml"), lab).expect("a good lab");
+    let names: Vec<&str> = lab.apps.iter().map(|app| app.name.as_str()).collect();
+    assert_eq!(names, ["sleep.3", "sleep.2", "sleep", "sleep.4"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The names in `tests:`. A lab and [`TestSpec`]s go in; [`Test`]s with nodes, links and addresses bound come out,
 //! and every error is noted. It never runs a test.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::build::find_node;
@@ -22,12 +23,13 @@ pub(super) fn tests(lab: &Lab, specs: &[TestSpec], source: &str, errors: &mut Er
 /// What `vilab logs` knows beside the apps.
 const RESERVED: [&str; 5] = ["lab", "fastpath", "names", "isis", "routers"];
 
-/// Binds all apps. One without a name is called after its program; a second of that name gets a number.
+/// Binds all apps. One without a name is called after its program; where another app has that name, by its number too.
 pub(super) fn apps(lab: &Lab, specs: &[AppSpec], errors: &mut Errors) -> Vec<App> {
+    let given: BTreeSet<&str> = specs.iter().filter_map(|s| Some(s.name.as_ref()?.value.as_str())).collect();
     let mut apps: Vec<App> = Vec::new();
     for spec in specs {
         let at = node(lab, &spec.at, errors);
-        let name = app_name(spec, &apps, errors);
+        let name = app_name(spec, &given, &apps, errors);
         let Some(at) = at else { continue };
         let (argv, ready) = (spec.run.clone(), spec.ready.clone());
         apps.push(App { name, at, argv, restart: spec.restart, ready });
@@ -35,7 +37,8 @@ pub(super) fn apps(lab: &Lab, specs: &[AppSpec], errors: &mut Errors) -> Vec<App
     apps
 }
 
-fn app_name(spec: &AppSpec, earlier: &[App], errors: &mut Errors) -> String {
+/// `given` are the names in the file, also those of later apps.
+fn app_name(spec: &AppSpec, given: &BTreeSet<&str>, earlier: &[App], errors: &mut Errors) -> String {
     let taken = |name: &str| RESERVED.contains(&name) || earlier.iter().any(|a| a.name == name);
     let Some(name) = &spec.name else {
         let program = spec.run.first().map_or("", |p| p.rsplit('/').next().unwrap_or(p));
@@ -43,7 +46,7 @@ fn app_name(spec: &AppSpec, earlier: &[App], errors: &mut Errors) -> String {
             program.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let numbered = (2..).map(|n| format!("{plain}.{n}"));
         let mut names = std::iter::once(plain.clone()).chain(numbered);
-        return names.find(|n| !taken(n)).unwrap_or(plain);
+        return names.find(|n| !taken(n) && !given.contains(n.as_str())).unwrap_or(plain);
     };
     if let Some(fault) = names::node_fault(&name.value) {
         let title = format!("`{}` cannot be the name of an app", name.value);
