@@ -115,6 +115,25 @@ apps:
 }
 
 #[test]
+fn the_word_null_is_a_name_where_names_stand() {
+    let lab = "
+name: t
+base: {nodes: [null, X], links: [null -- X, {line: [X, null]}]}
+vis:
+  null: {nodes: {null: X, a: \"null\"}, links: [a -- null]}
+tests:
+  - ping: null/a -> null/null
+";
+    let lab = vilab::model::parse(Path::new("t.yaml"), lab).expect("a good lab");
+    let names = lab.networks.iter().flat_map(|net| net.nodes.iter().map(|node| node.name.as_str()));
+    assert_eq!(names.collect::<Vec<_>>(), ["null", "X", "null", "a"]);
+    for nothing in ["nodes: [~]", "nodes: {~: }", "nodes:\n  -", "links: [{line: [X, ~]}]"] {
+        let text = format!("name: t\nbase:\n  {nothing}\n");
+        assert!(vilab::model::parse(Path::new("t.yaml"), &text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn output_that_cannot_be_written_is_a_failure() {
     let full = File::options().write(true).open("/dev/full").expect("/dev/full");
     let output = common::vilab()

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::apps::app;
 use super::diag::{Diagnostic, Spanned};
-use super::fields::{Errors, Fields, choice, entries, list, number, parsed, text, wrong_type};
+use super::fields::{Errors, Fields, choice, entries, list, name, number, parsed, text, wrong_type};
 use super::gateways::gateway;
 use super::impair;
 use super::parallel::{self, SpreadSpec};
@@ -128,7 +128,7 @@ fn prefix(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Ipv4Net>> {
 fn base_nodes(tree: &Tree, errors: &mut Errors) -> Vec<BaseNodeSpec> {
     match &tree.value {
         Value::Seq(items) => {
-            items.iter().filter_map(|t| text(t, "a node", errors)).map(BaseNodeSpec::named).collect()
+            items.iter().filter_map(|t| name(t, "a node", errors)).map(BaseNodeSpec::named).collect()
         }
         Value::Map(_) => entries(tree, "`nodes`", errors)
             .into_iter()
@@ -371,7 +371,7 @@ fn shape(tree: &Tree, fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Sh
 /// The nodes a generator connects: a list, or one text with names between spaces or commas.
 fn members(tree: &Tree, errors: &mut Errors) -> Option<Spanned<Vec<Spanned<String>>>> {
     let names = match &tree.value {
-        Value::Seq(items) => items.iter().filter_map(|t| text(t, "a node", errors)).collect(),
+        Value::Seq(items) => items.iter().filter_map(|t| name(t, "a node", errors)).collect(),
         Value::Null | Value::Scalar(_) | Value::Map(_) => {
             let whole = text(tree, "the nodes", errors)?;
             let words = whole.value.split([' ', ',', '\t', '\n']).filter(|w| !w.is_empty());

@@ -102,6 +102,14 @@ pub(crate) fn text(tree: &Tree, what: &str, errors: &mut Errors) -> Option<Spann
     }
 }
 
+/// A name in a list: text, also where the word is `null`.
+pub(crate) fn name(tree: &Tree, what: &str, errors: &mut Errors) -> Option<Spanned<String>> {
+    match tree.word {
+        Some(word) => Some(Spanned::new(word.to_owned(), tree.span)),
+        None => text(tree, what, errors),
+    }
+}
+
 /// A scalar that reads as `T`; `form` says what it must look like.
 pub(crate) fn parsed<T: FromStr>(
     tree: &Tree,

@@ -2,7 +2,7 @@
 //! in; names and numbers that know their lines come out. It never knows which VIs there are.
 
 use super::diag::{Diagnostic, Spanned};
-use super::fields::{Errors, Fields, choice, list, number, text};
+use super::fields::{Errors, Fields, choice, list, name, number, text};
 use super::yaml::{Tree, Value};
 use crate::model::Spread;
 
@@ -22,7 +22,7 @@ pub(super) fn over(tree: &Tree, errors: &mut Errors) -> Option<(Spanned<String>,
     let Value::Seq(items) = &tree.value else { return Some((text(tree, "`over`", errors)?, Vec::new())) };
     let mut names: Vec<Spanned<String>> = Vec::new();
     for item in items {
-        let Some(name) = text(item, "a VI to ride on", errors) else { continue };
+        let Some(name) = name(item, "a VI to ride on", errors) else { continue };
         if name.value == "base" && items.len() > 1 {
             let title = "the base network cannot be one of several underlays: they are VIs";
             errors.push(Diagnostic::new("wrong-value", name.span, title));

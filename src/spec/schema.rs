@@ -106,7 +106,7 @@ fn scalars() -> Vec<(&'static str, Value)> {
             "command",
             any_of([refer("text"), json!({ "type": "array", "minItems": 1, "items": refer("text") })]),
         ),
-        ("names", list_of(refer("text"))),
+        ("names", list_of(or_null(refer("text")))),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use super::apps::command;
 use super::diag::{Diagnostic, Span, Spanned};
-use super::fields::{Errors, Fields, boolean, choice, list, number, text};
+use super::fields::{Errors, Fields, boolean, choice, list, name, number, text};
 use super::impair;
 use super::units::{duration_ms, rate_bps};
 use super::yaml::{Tree, Value};
@@ -409,5 +409,5 @@ fn arrow(tree: &Tree, errors: &mut Errors) -> Option<PairSpec> {
 }
 
 fn texts(tree: &Tree, what: &str, errors: &mut Errors) -> Vec<Spanned<String>> {
-    list(tree, what, errors).iter().filter_map(|t| text(t, "a name", errors)).collect()
+    list(tree, what, errors).iter().filter_map(|t| name(t, "a name", errors)).collect()
 }

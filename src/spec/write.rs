@@ -72,7 +72,7 @@ impl Writer<'_> {
     /// A tree within a line.
     fn flow(&mut self, tree: &Tree) {
         match &tree.value {
-            Value::Null => self.out.push_str("null"),
+            Value::Null => self.out.push_str(tree.word.unwrap_or("null")),
             Value::Scalar(text) => {
                 let text = (self.scalar)(text);
                 self.out.push_str(&scalar(&text));

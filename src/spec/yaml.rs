@@ -9,6 +9,8 @@ use super::diag::{Diagnostic, Span};
 
 /// Values a lab file may have, aliases expanded: enough for a lab of 65,536 nodes.
 const MAX_VALUES: usize = 1_000_000;
+/// Plain words for no value; as keys they are text.
+const NULLS: [&str; 3] = ["null", "Null", "NULL"];
 /// Levels of nesting.
 const MAX_DEPTH: usize = 64;
 
@@ -19,6 +21,8 @@ pub(crate) struct Tree {
     pub(crate) value: Value,
     /// A scalar that is text by its quotes: `"1"`.
     pub(crate) quoted: bool,
+    /// The word of a plain `null`, which is a name where names stand.
+    pub(crate) word: Option<&'static str>,
     /// Number of values in this tree, itself included.
     size: usize,
 }
@@ -40,7 +44,7 @@ impl Tree {
             Value::Seq(items) => items.iter().map(|t| t.size).sum(),
             Value::Map(items) => items.iter().map(|(k, v)| k.size + v.size).sum(),
         };
-        Self { span, value, quoted: false, size }
+        Self { span, value, quoted: false, word: None, size }
     }
 
     /// A scalar that is text whatever it looks like.
@@ -159,7 +163,8 @@ impl<'a> Reader<'a> {
             Event::Alias(id) => (self.alias(id, span)?, 0),
             Event::Scalar(text, style, anchor, _) => {
                 let quoted = style != ScalarStyle::Plain;
-                (Tree { quoted, ..Tree::new(span, scalar(&text, style)) }, anchor)
+                let word = NULLS.into_iter().find(|word| !quoted && *word == text);
+                (Tree { quoted, word, ..Tree::new(span, scalar(&text, style)) }, anchor)
             }
             Event::SequenceStart(anchor, _) => (self.sequence(span, depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.mapping(span, depth)?, anchor),
@@ -215,6 +220,7 @@ impl<'a> Reader<'a> {
                 return Ok(Tree::new(span, Value::Map(merged(items)?)));
             }
             let key = self.tree(event, span, depth + 1)?;
+            let key = key.word.map(|word| Tree::text(key.span, word)).unwrap_or(key);
             let (event, span) = self.next()?;
             let value = self.tree(event, span, depth + 1)?;
             items.push((key, value));
