@@ -92,6 +92,14 @@ struct Builder<'a> {
     leases: &'a Leases<'a>,
 }
 
+/// An address that the file gives to a node.
+#[derive(Clone, Copy)]
+struct Written<'a> {
+    net: NetId,
+    node: &'a Spanned<String>,
+    address: &'a Spanned<Ipv4Addr>,
+}
+
 impl<'a> Builder<'a> {
     fn error(&mut self, rule: &'static str, span: Span, title: impl Into<String>) {
         self.errors.push(Diagnostic::new(rule, span, title));
@@ -498,7 +506,6 @@ impl<'a> Builder<'a> {
         for index in 0..self.lab.networks.len() {
             numbered &= self.number(NetId(index));
         }
-        self.check_addresses();
         let linked = self.link_addresses();
         self.fabric_addresses();
         numbered && linked
@@ -591,7 +598,7 @@ impl<'a> Builder<'a> {
         self.lab.named_networks().filter(move |n| n.rides_on(net))
     }
 
-    /// Pools written in the file are private and keep ships apart.
+    /// Pools written in the file are private, and they and the addresses written in it keep ships apart.
     fn given_pools(&mut self) {
         let mut given: Vec<(NetId, Spanned<Ipv4Net>)> = Vec::new();
         given.extend(self.flat.base.addresses.clone().map(|a| (BASE, a)));
@@ -603,6 +610,7 @@ impl<'a> Builder<'a> {
             self.errors.push(Diagnostic::new("not-private", pool.span, title));
         }
         self.check_given_pools(&given);
+        self.check_given_addresses(&given);
     }
 
     /// The pool of each network: the one the file gives, or the lowest block that keeps ships apart. Says whether there is one
@@ -690,6 +698,82 @@ impl<'a> Builder<'a> {
                     error.see(earlier.span, label)
                 });
             }
+        }
+    }
+
+    /// Addresses written in the file must keep ships apart by themselves, too: from the pools of other networks, be they
+    /// written or that of the base, and from each other.
+    fn check_given_addresses(&mut self, given: &[(NetId, Spanned<Ipv4Net>)]) {
+        let mut pools: BTreeMap<NetId, Ipv4Net> =
+            given.iter().map(|(net, pool)| (*net, pool.value)).collect();
+        pools.insert(BASE, self.lab.base().pool);
+        let mut users: BTreeMap<Ipv4Addr, Vec<Written<'a>>> = BTreeMap::new();
+        for written in self.written() {
+            users.entry(written.address.value).or_default().push(written);
+        }
+        let mut errors = Vec::new();
+        for written in self.written() {
+            let users = &users[&written.address.value];
+            errors.extend(self.pools_around(written, &pools, users));
+            errors.extend(self.address_of_another(written, users));
+        }
+        self.errors.extend(errors);
+    }
+
+    /// The addresses that the file gives to nodes, in its order.
+    fn written(&self) -> impl Iterator<Item = Written<'a>> + use<'a> {
+        let of_base = self.flat.base.nodes.iter().map(|n| (BASE, &n.name, n.loopback.as_ref()));
+        let of_vis = self.flat.vis.iter().enumerate().flat_map(|(index, vi)| {
+            vi.nodes.iter().map(move |n| (NetId(index + 1), &n.name, n.address.as_ref()))
+        });
+        of_base
+            .chain(of_vis)
+            .filter_map(|(net, node, address)| Some(Written { net, node, address: address? }))
+    }
+
+    /// The pools of other networks that a written address lies in. Where one of their own nodes has it, that is told
+    /// instead.
+    fn pools_around(
+        &self,
+        written: Written<'a>,
+        pools: &BTreeMap<NetId, Ipv4Net>,
+        users: &[Written<'a>],
+    ) -> Vec<Diagnostic> {
+        let Written { net, address, .. } = written;
+        // Pools that overlap have been told of.
+        let apart = |pool: Ipv4Net| pools.get(&net).is_none_or(|own| !address::overlap(*own, pool));
+        let others = pools
+            .iter()
+            .filter(|(other, pool)| **other != net && pool.contains(&address.value) && apart(**pool));
+        let others = others.filter(|(other, _)| users.iter().all(|user| user.net != **other));
+        let error = |(other, pool): (&NetId, &Ipv4Net)| {
+            let why = self.why_apart(net, *other)?;
+            let [mine, theirs] = [net, *other].map(|net| &self.lab.net(net).name);
+            let title = format!("{} of `{mine}` lies in the pool {pool} of `{theirs}`; {why}", address.value);
+            Some(Diagnostic::new("overlapping-pools", address.span, title))
+        };
+        others.filter_map(error).collect()
+    }
+
+    /// Two networks that share a base node, or that gateways join, have this address; told of the later one, at its node.
+    fn address_of_another(&self, written: Written<'a>, users: &[Written<'a>]) -> Option<Diagnostic> {
+        let mut before = users.iter().filter(|user| user.net < written.net);
+        let (first, why) = before.find_map(|user| Some((user, self.why_apart(written.net, user.net)?)))?;
+        let [mine, theirs] =
+            [&written, first].map(|w| format!("{}/{}", self.lab.net(w.net).name, w.node.value));
+        let title = format!("{} is the address of `{mine}` and of `{theirs}`; {why}", written.address.value);
+        let error = Diagnostic::new("duplicate-address", written.address.span, title);
+        // Both may be written in one place, a template.
+        let once = first.address.span.start == written.address.span.start;
+        Some(if once { error } else { error.see(first.address.span, "first here") })
+    }
+
+    /// Why two networks cannot share addresses, if they cannot.
+    fn why_apart(&self, a: NetId, b: NetId) -> Option<String> {
+        match self.shared_node(a, b) {
+            Some(node) => Some(format!("both stand on base node `{node}`")),
+            None if self.lab.joined(a).contains(&b) => Some("gateways join them".to_owned()),
+            None => None,
         }
     }
 
@@ -784,36 +868,6 @@ impl<'a> Builder<'a> {
                 self.lab.networks[below.0].nodes[at.index].stacked.extend(addr);
             }
         }
-    }
-
-    /// A node's given address must not be an address of a network that shares a base node with its own.
-    fn check_addresses(&mut self) {
-        let of_base = self.flat.base.nodes.iter().filter_map(|n| Some((BASE, n.loopback.as_ref()?)));
-        let of_vis = self.flat.vis.iter().enumerate().flat_map(|(index, vi)| {
-            vi.nodes.iter().filter_map(move |n| Some((NetId(index + 1), n.address.as_ref()?)))
-        });
-        let mut errors = Vec::new();
-        for (net, given) in of_base.chain(of_vis) {
-            // Pools that overlap have been told of.
-            let apart = |n: &&Network| !address::overlap(n.pool, self.lab.net(net).pool);
-            let others = self.lab.networks.iter().filter(|n| n.id != net).filter(apart);
-            for other in others.filter(|n| n.pool.contains(&given.value)) {
-                let why = match self.shared_node(net, other.id) {
-                    Some(node) => format!("both stand on base node `{node}`"),
-                    None if self.lab.joined(net).contains(&other.id) => "gateways join them".to_owned(),
-                    None => continue,
-                };
-                let title = format!(
-                    "{} of `{}` lies in the pool {} of `{}`; {why}",
-                    given.value,
-                    self.lab.net(net).name,
-                    other.pool,
-                    other.name
-                );
-                errors.push(Diagnostic::new("overlapping-pools", given.span, title));
-            }
-        }
-        self.errors.extend(errors);
     }
 
     /// Link-layer addresses: of the link-layer pool over the base, of the lower VI's network layer else.
