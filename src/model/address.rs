@@ -117,19 +117,28 @@ pub struct Claim {
     pub leased: Option<Ipv4Net>,
     /// Longest prefix that will do.
     pub longest: u8,
+    /// Addresses that other networks on its base nodes have already, wherever these are.
+    pub clear_of: Vec<Ipv4Addr>,
 }
 
 impl Claim {
     /// A claim on the network-layer pool.
     #[must_use]
     pub fn network(footprint: BTreeSet<usize>, fixed: Option<Ipv4Net>, need: Need) -> Self {
-        Self { footprint, fixed, leased: None, longest: need.roomy_len() }
+        Self { footprint, fixed, leased: None, longest: need.roomy_len(), clear_of: Vec::new() }
     }
 
-    /// A claim on the link-layer pool: one address for each of two ends.
+    /// A claim on the link-layer pool, of so many addresses.
     #[must_use]
-    pub fn links(footprint: BTreeSet<usize>, links: usize) -> Self {
-        Self { footprint, fixed: None, leased: None, longest: prefix_len(2 * links as u64) }
+    pub fn links(footprint: BTreeSet<usize>, addresses: usize) -> Self {
+        let longest = prefix_len(addresses as u64);
+        Self { footprint, fixed: None, leased: None, longest, clear_of: Vec::new() }
+    }
+
+    /// The same claim, on a block that none of these addresses is in.
+    #[must_use]
+    pub fn clear_of(self, clear_of: Vec<Ipv4Addr>) -> Self {
+        Self { clear_of, ..self }
     }
 
     /// The same claim, by a network that has `block` already.
@@ -139,8 +148,8 @@ impl Claim {
     }
 }
 
-/// Gives each claim the block it has already, or in order the lowest free block of `pool`: free of `reserved` wherever it is, and of the
-/// blocks of claims that share a base node. Blocks have one comfortable size where the pool allows, so that
+/// Gives each claim the block it has already, or in order the lowest free block of `pool`: free of `reserved` wherever it is, of the
+/// blocks of claims that share a base node, and of the addresses it is to keep clear of. Blocks have one comfortable size where the pool allows, so that
 /// networks can grow without moving others. The `taken` blocks belong to the claim of the same index in another pool. `Err` holds
 /// the index of the first claim that found no room.
 pub fn blocks(
@@ -173,7 +182,8 @@ fn blocks_of(
         let meets = |other: usize| !claims[other].footprint.is_disjoint(&claims[index].footprint);
         let near =
             given.iter().enumerate().chain(taken.iter().enumerate()).filter(|(other, _)| meets(*other));
-        near.filter_map(|(_, block)| *block).chain(reserved.iter().copied()).collect()
+        let single = claims[index].clear_of.iter().copied().map(Ipv4Net::from);
+        near.filter_map(|(_, block)| *block).chain(reserved.iter().copied()).chain(single).collect()
     };
     for (index, claim) in claims.iter().enumerate().filter(|(_, c)| c.fixed.is_none()) {
         let clear = |block: &Ipv4Net| !used(index, &given).iter().any(|u| overlap(*u, *block));
@@ -270,7 +280,7 @@ mod tests {
     }
 
     fn claim(nodes: &[usize], longest: u8) -> Claim {
-        Claim { footprint: nodes.iter().copied().collect(), fixed: None, leased: None, longest }
+        Claim::links(nodes.iter().copied().collect(), 1 << (32 - longest))
     }
 
     #[test]
@@ -305,6 +315,16 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_clear_of_the_addresses_of_others() {
+        let clear = |nodes, addr: [u8; 4]| claim(nodes, 24).clear_of(vec![addr.into()]);
+        let claims = [clear(&[1], [10, 128, 7, 7]), claim(&[2], 24), clear(&[1, 2], [10, 131, 0, 0])];
+        let given = blocks(NETWORK_POOL, &[16], &claims, &[], &[]).unwrap();
+        assert_eq!(given, [net("10.129.0.0/16"), net("10.128.0.0/16"), net("10.130.0.0/16")]);
+        let lease = clear(&[1], [10, 135, 0, 9]).leased(Some(net("10.135.0.0/16")));
+        assert_eq!(blocks(NETWORK_POOL, &[16], &[lease], &[], &[]).unwrap(), [net("10.128.0.0/16")]);
+    }
+
+    #[test]
     fn an_allocator_gives_each_address_once_and_starts_over_at_the_end() {
         let block = net("10.0.0.0/29");
         let start = u32::from(block.network());
@@ -336,7 +356,7 @@ mod tests {
             reserved in 9u8..16,
         ) {
             let claims: Vec<Claim> =
-                wanted.iter().map(|(f, l)| Claim { footprint: f.clone(), fixed: None, leased: None, longest: *l }).collect();
+                wanted.iter().map(|(f, l)| Claim::links(f.clone(), 1 << (32 - *l))).collect();
             let reserved = [Ipv4Net::new_assert(NETWORK_POOL.network(), reserved)];
             let Ok(given) = blocks(NETWORK_POOL, &[16, 20, 24], &claims, &reserved, &[]) else { return Ok(()) };
             for (i, a) in given.iter().enumerate() {

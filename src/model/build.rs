@@ -617,6 +617,7 @@ impl<'a> Builder<'a> {
     /// for each.
     fn pools(&mut self) -> bool {
         let base = self.lab.base().pool;
+        let written = self.written_of_each();
         let claims: Vec<Claim> = (0..self.flat.vis.len())
             .map(|index| {
                 let net = NetId(index + 1);
@@ -624,7 +625,11 @@ impl<'a> Builder<'a> {
                 let need = self.need(net, &self.groups(net));
                 let lease = self.leases.pool(&self.lab.net(net).name);
                 let lease = lease.filter(|pool| address::layout(*pool, need).is_some());
-                Claim::network(self.claimed(net), fixed, need).leased(lease)
+                let others = written.iter().filter(|(other, ..)| *other != net);
+                let claimed = self.claimed(net);
+                let near = others.filter(|(_, stands, _)| !stands.is_disjoint(&claimed));
+                let clear_of = near.flat_map(|(.., addresses)| addresses).copied().collect();
+                Claim::network(claimed, fixed, need).leased(lease).clear_of(clear_of)
             })
             .collect();
         match address::blocks(NETWORK_POOL, &NETWORK_BLOCKS, &claims, &[base], &[]) {
@@ -729,6 +734,26 @@ impl<'a> Builder<'a> {
         of_base
             .chain(of_vis)
             .filter_map(|(net, node, address)| Some(Written { net, node, address: address? }))
+    }
+
+    /// Each network whose nodes have written addresses: where it stands, in the sense of [`Self::claimed`], and those.
+    fn written_of_each(&self) -> Vec<(NetId, BTreeSet<usize>, Vec<Ipv4Addr>)> {
+        let mut found: BTreeMap<NetId, Vec<Ipv4Addr>> = BTreeMap::new();
+        for Written { net, address, .. } in self.written() {
+            found.entry(net).or_default().push(address.value);
+        }
+        found.into_iter().map(|(net, addresses)| (net, self.claimed(net), addresses)).collect()
+    }
+
+    /// The written addresses in the link-layer pool of all nodes of networks that share a base node with this one, its own
+    /// included: no link of it has them.
+    fn written_beside(&self, net: NetId) -> Vec<Ipv4Addr> {
+        let in_pool: Vec<Written<'a>> =
+            self.written().filter(|w| LINK_POOL.contains(&w.address.value)).collect();
+        let of: BTreeSet<NetId> = in_pool.iter().map(|w| w.net).collect();
+        let near: BTreeSet<NetId> =
+            of.into_iter().filter(|other| self.shared_node(net, *other).is_some()).collect();
+        in_pool.iter().filter(|w| near.contains(&w.net)).map(|w| w.address.value).collect()
     }
 
     /// The pools of other networks that a written address lies in. Where one of their own nodes has it, that is told
@@ -877,9 +902,11 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|n| {
                 let links = if n.over == Some(BASE) { n.links.len() } else { 0 };
-                let roomy = |pool: &Ipv4Net| links > 0 && address::holds(*pool, 2 * links);
+                let beside = if links > 0 { self.written_beside(n.id).len() } else { 0 };
+                let addresses = 2 * links + beside;
+                let roomy = |pool: &Ipv4Net| links > 0 && address::holds(*pool, addresses);
                 let lease = self.leases.link_pool(&n.name).filter(roomy);
-                Claim::links(self.footprint(n.id), links).leased(lease)
+                Claim::links(self.footprint(n.id), addresses).leased(lease)
             })
             .collect();
         let base = self.lab.base().pool;
@@ -910,7 +937,7 @@ impl<'a> Builder<'a> {
 
     fn allocate_links(&mut self, net: NetId, block: Ipv4Net, leases: &Leases<'_>) -> Option<()> {
         let mut next = u32::from(block.network());
-        let mut free = Allocator::new(block, next, []);
+        let mut free = Allocator::new(block, next, self.written_beside(net));
         let mut addrs: Vec<[Option<Ipv4Addr>; 2]> = Vec::new();
         for link in &self.lab.net(net).links {
             let lease = leases.placed_link(&self.lab, link.id);
@@ -1252,5 +1279,68 @@ pub(super) fn find_node(lab: &Lab, name: &Spanned<String>) -> Result<NodeId, Dia
             let title = format!("`{}` could be {}", name.value, names.join(" or "));
             Err(Diagnostic::new("ambiguous-node", name.span, title))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn lab(rest: &str) -> Lab {
+        let text = format!("name: t\n{rest}");
+        crate::model::parse(Path::new("t.yaml"), &text).unwrap()
+    }
+
+    fn pools(lab: &Lab) -> Vec<String> {
+        lab.networks[1..].iter().map(|n| n.pool.to_string()).collect()
+    }
+
+    fn link_addrs(lab: &Lab, net: usize) -> Vec<String> {
+        let ends = lab.networks[net].links.iter().flat_map(|l| &l.ends);
+        ends.filter_map(|e| e.link_addr).map(|a| a.to_string()).collect()
+    }
+
+    #[test]
+    fn pools_are_clear_of_addresses_written_for_others_on_the_same_base_nodes() {
+        let lab = lab("base: {links: [X -- Y, Z -- W]}\nvis:\n  \
+             u: {nodes: {a: X, b: Y}, links: [a -- b]}\n  \
+             v: {nodes: {a: X, b: {at: Y, address: 10.128.0.1}}, links: [a -- b]}\n  \
+             w: {over: u, nodes: {a: a, b: {at: b, address: 10.130.9.9}}, links: [a -- b]}\n  \
+             x: {nodes: {a: X}}\n  \
+             far: {nodes: {a: Z, b: W}, links: [a -- b]}\n");
+        let expected = ["10.129.0.0/16", "10.128.0.0/16", "10.130.0.0/16", "10.131.0.0/16", "10.128.0.0/16"];
+        assert_eq!(pools(&lab), expected);
+    }
+
+    #[test]
+    fn pools_are_clear_of_addresses_behind_gateways() {
+        let lab = lab("base: {links: [X -- Y -- Z]}\nvis:\n  \
+             v: {nodes: {a: X, b: Y}, links: [a -- b]}\n  \
+             w: {nodes: {a: Y, b: {at: Z, address: 10.130.0.7}}, links: [a -- b]}\n  \
+             x: {nodes: {a: Z}}\n\
+             gateways: [v/b -- w/a, w/b -- x/a]\n");
+        assert_eq!(pools(&lab), ["10.128.0.0/16", "10.129.0.0/16", "10.131.0.0/16"]);
+    }
+
+    #[test]
+    fn pools_and_link_addresses_are_clear_of_loopbacks() {
+        let lab =
+            lab("base: {nodes: {X: {loopback: 10.128.0.1}, Y: {loopback: 172.16.0.0}}, links: [X -- Y]}\n\
+             vis:\n  v: {nodes: {a: X, b: Y}, links: [a -- b]}\n");
+        assert_eq!(pools(&lab), ["10.129.0.0/16"]);
+        assert_eq!(link_addrs(&lab, 1), ["172.16.0.1", "172.16.0.2"]);
+    }
+
+    #[test]
+    fn no_link_has_an_address_written_for_a_node_on_the_same_base_nodes() {
+        let lab = lab("base: {links: [X -- Y, Z -- W]}\nvis:\n  \
+             v: {nodes: {a: {at: X, address: 172.16.0.1}, b: Y}, links: [a -- b]}\n  \
+             w: {nodes: {a: X, b: {at: Y, address: 172.16.0.0}}, links: [a -- b]}\n  \
+             far: {nodes: {a: Z, b: W}, links: [a -- b]}\n");
+        assert_eq!(link_addrs(&lab, 1), ["172.16.0.2", "172.16.0.3"]);
+        assert_eq!(link_addrs(&lab, 2), ["172.16.16.0", "172.16.16.1"]);
+        assert_eq!(link_addrs(&lab, 3), ["172.16.0.0", "172.16.0.1"]);
     }
 }
