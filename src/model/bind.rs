@@ -212,9 +212,9 @@ fn all_pairs(lab: &Lab, net: NetId) -> Vec<(NodeId, NodeId)> {
 }
 
 fn network(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<NetId> {
-    let found = lab.networks.iter().find(|n| n.name == name.value).map(|n| n.id);
+    let found = lab.named_networks().find(|n| n.name == name.value).map(|n| n.id);
     if found.is_none() {
-        let known = lab.networks.iter().map(|n| n.name.as_str());
+        let known = lab.named_networks().map(|n| n.name.as_str());
         let title = format!("there is no network `{}`", name.value);
         errors.push(Diagnostic::new("unknown-network", name.span, title).meant(&name.value, known));
     }
@@ -245,7 +245,7 @@ fn near(lab: &Lab, net: Option<NetId>, name: &Spanned<String>, errors: &mut Erro
 
 /// A node by name, or a link by name; a link may be written with spaces and either way round.
 fn target(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<Target> {
-    let called = lab.links_called(&name.value);
+    let called = lab.named_links_called(&name.value);
     if let [link] = called.as_slice() {
         return Some(Target::Link(*link));
     }
@@ -254,7 +254,7 @@ fn target(lab: &Lab, name: &Spanned<String>, errors: &mut Errors) -> Option<Targ
     }
     let diagnostic = |title| Diagnostic::new("unknown-link", name.span, title);
     errors.push(if called.is_empty() {
-        let names = lab.links().map(|l| l.name.as_str());
+        let names = lab.named_links().map(|l| l.name.as_str());
         let plain = name.value.replace(' ', "");
         diagnostic(format!("there is no link `{}`", name.value)).meant(&plain, names.collect::<Vec<_>>())
     } else {
@@ -273,7 +273,7 @@ fn link(lab: &Lab, net: Option<NetId>, name: &str) -> Option<LinkId> {
         let full = format!("{network}/{}", link.name);
         [Some(&plain), turned.as_ref()].into_iter().flatten().any(|n| *n == link.name || *n == full)
     };
-    let networks = lab.networks.iter().filter(|n| net.is_none_or(|net| n.id == net));
+    let networks = lab.named_networks().filter(|n| net.is_none_or(|net| n.id == net));
     let links = networks.flat_map(|n| n.links.iter().map(|l| (n.name.as_str(), l)));
     let wires = lab.gateways.iter().filter(|_| net.is_none()).map(|g| ("gateways", &g.link));
     let mut found = links.chain(wires).filter(|(network, link)| matches(network, link)).map(|(_, l)| l);
@@ -423,7 +423,7 @@ fn owner(lab: &Lab, pair: &PairSpec, errors: &mut Errors) -> Option<NodeId> {
         let from = find_node(lab, &pair.from).ok().map(|n| n.net);
         return near(lab, from, &pair.to, errors);
     };
-    let owners: Vec<NodeId> = lab.networks.iter().filter_map(|n| lab.owner(n.id, literal)).collect();
+    let owners: Vec<NodeId> = lab.named_networks().filter_map(|n| lab.owner(n.id, literal)).collect();
     if let [one] = owners.as_slice() {
         return Some(*one);
     }

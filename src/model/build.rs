@@ -109,6 +109,11 @@ impl<'a> Builder<'a> {
         &self.flat.vis[net.0 - 1]
     }
 
+    /// How many VIs the file names: the fabrics of emulated routers come after them.
+    fn named(&self) -> usize {
+        self.flat.vis.len() - self.recursions.len()
+    }
+
     // ---- names, placement, links -------------------------------------------------------------------------
 
     fn networks(&mut self) {
@@ -201,7 +206,7 @@ impl<'a> Builder<'a> {
 
     fn over(&mut self, index: usize) -> Vec<NetId> {
         let vi = &self.flat.vis[index];
-        let named = index < self.flat.vis.len() - self.recursions.len();
+        let named = index < self.named();
         if let Some(fault) = names::network_fault(&vi.name.value).filter(|_| named) {
             let title = format!("`{}` cannot be the name of a VI", vi.name.value);
             self.errors.push(Diagnostic::new("name", vi.name.span, title).label(fault));
@@ -215,9 +220,10 @@ impl<'a> Builder<'a> {
             "" => return None,
             _ => {}
         }
-        let found = self.flat.vis.iter().position(|v| v.name.value == name.value);
+        let named = &self.flat.vis[..self.named()];
+        let found = named.iter().position(|v| v.name.value == name.value);
         if found.is_none() {
-            let known = self.flat.vis.iter().map(|v| v.name.value.as_str()).chain(["base"]);
+            let known = named.iter().map(|v| v.name.value.as_str()).chain(["base"]);
             let title = format!("there is no network `{}` to ride on", name.value);
             let error = Diagnostic::new("unknown-network", name.span, title);
             self.errors.push(error.meant(&name.value, known));
@@ -250,7 +256,7 @@ impl<'a> Builder<'a> {
             self.error("empty-vi", vi.name.span, format!("VI `{}` has no nodes", vi.name.value));
         }
         self.check_node_names(vi.nodes.iter().map(|n| &n.name), &format!("VI `{}`", vi.name.value));
-        let is_fabric = index >= self.flat.vis.len() - self.recursions.len();
+        let is_fabric = index >= self.named();
         let between = if is_fabric { '@' } else { '.' };
         let nodes = vi.nodes.iter().enumerate().map(|(at, spec)| Node {
             id: NodeId { net, index: at },
@@ -310,8 +316,7 @@ impl<'a> Builder<'a> {
 
     /// What cannot bear nodes of other VIs: a phantom VH is nothing but an interface, and an emulated router is nowhere.
     fn check_bearer(&mut self, net: NetId, at: NodeId, word: &Spanned<String>) {
-        let first_fabric = self.flat.vis.len() - self.recursions.len();
-        let is_fabric = net.0 > first_fabric;
+        let is_fabric = net.0 > self.named();
         let bearer = self.lab.node(at);
         let emulated = at.net != BASE && self.vi(at.net).nodes[at.index].emulate.is_some();
         let what = match bearer.role {
@@ -326,7 +331,7 @@ impl<'a> Builder<'a> {
     /// Notes the ports of an emulated router, and where they are.
     fn seat(&mut self, index: usize) {
         let Recursion { outer, router, inner, ports } = &self.recursions[index];
-        let fabric = NetId(self.flat.vis.len() - self.recursions.len() + index + 1);
+        let fabric = NetId(self.named() + index + 1);
         let (outer, inner) = (NetId(outer + 1), NetId(inner + 1));
         let router = NodeId { net: outer, index: *router };
         let unlinked = EndId { link: LinkId { net: outer, index: usize::MAX }, side: 0 };
@@ -366,7 +371,8 @@ impl<'a> Builder<'a> {
 
     fn misplaced(&mut self, net: NetId, below: NetId, at: &Spanned<String>) {
         let under = self.lab.net(below);
-        let elsewhere = self.lab.networks.iter().find(|n| n.nodes.iter().any(|node| node.name == at.value));
+        let named = &self.lab.networks[..=self.named()];
+        let elsewhere = named.iter().find(|n| n.nodes.iter().any(|node| node.name == at.value));
         let title = format!("`{}` is not a node of `{}`", at.value, under.name);
         let label = format!("`{}` rides on `{}`", self.lab.net(net).name, under.name);
         let error = Diagnostic::new("placement", at.span, title).label(label);
@@ -1253,15 +1259,10 @@ impl Default for NodeId {
     }
 }
 
-/// The full or short name of a node, bound; the error says what was probably meant.
+/// The full or short name of a node that the file names, bound; the error says what was probably meant.
 pub(super) fn find_node(lab: &Lab, name: &Spanned<String>) -> Result<NodeId, Diagnostic> {
-    let matches: Vec<NodeId> = lab
-        .nodes()
-        .filter(|n| {
-            (n.name == name.value && lab.fabric(n.id.net).is_none()) || lab.full_name(n.id) == name.value
-        })
-        .map(|n| n.id)
-        .collect();
+    let called = |n: &&Node| n.name == name.value || lab.full_name(n.id) == name.value;
+    let matches: Vec<NodeId> = lab.named_nodes().filter(called).map(|n| n.id).collect();
     match matches.as_slice() {
         [one] => Ok(*one),
         [] => {

@@ -97,6 +97,11 @@ impl Lab {
     pub fn named_nodes(&self) -> impl Iterator<Item = &super::Node> {
         self.named_networks().flat_map(|n| &n.nodes)
     }
+
+    /// The links that the file names, gateways included.
+    pub(super) fn named_links(&self) -> impl Iterator<Item = &super::Link> {
+        self.links().filter(|l| self.fabric(l.id.net).is_none())
+    }
 }
 
 /// A router and the VI that plays it: indices of [`FlatLab::vis`] and of the nodes there.

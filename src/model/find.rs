@@ -8,6 +8,15 @@ impl Lab {
     /// of the link, and so of both nodes.
     #[must_use]
     pub fn links_called(&self, written: &str) -> Vec<LinkId> {
+        self.links_among(self.links(), written)
+    }
+
+    /// The same in a lab file, which knows nothing of what is inside emulated routers.
+    pub(super) fn named_links_called(&self, written: &str) -> Vec<LinkId> {
+        self.links_among(self.named_links(), written)
+    }
+
+    fn links_among<'a>(&'a self, links: impl Iterator<Item = &'a Link>, written: &str) -> Vec<LinkId> {
         let plain = written.replace(' ', "");
         let (net, rest) =
             plain.split_once('/').map_or((None, plain.as_str()), |(net, rest)| (Some(net), rest));
@@ -15,8 +24,7 @@ impl Lab {
             |name| net.and_then(|net| str::strip_prefix(name, net)?.strip_prefix('/')).unwrap_or(name);
         let pair = rest.split_once("--").map(|(a, b)| (a, short(b)));
         let names = pair.map(|(a, b)| [format!("{a}--{b}"), format!("{b}--{a}")]).unwrap_or_default();
-        let links: Vec<&Link> =
-            self.links().filter(|l| net.is_none_or(|net| self.place(l.id) == net)).collect();
+        let links: Vec<&Link> = links.filter(|l| net.is_none_or(|net| self.place(l.id) == net)).collect();
         let keep = |f: &dyn Fn(&Link) -> bool| {
             links.iter().filter(|link| f(link)).map(|link| link.id).collect::<Vec<_>>()
         };
