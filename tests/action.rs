@@ -78,6 +78,11 @@ impl Runner {
         child
     }
 
+    fn clean(&self) {
+        let output = self.run("clean", &[]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+
     fn nothing_left(&self) {
         assert_eq!(entries(&self.home().join("run")), Vec::<String>::new());
         self.bench.nothing_left();
@@ -113,8 +118,7 @@ fn labs_are_run_and_reported_and_a_failure_leaves_its_bundle() {
     assert!(fs::read_to_string(runner.temp().join("summary.md")).unwrap().contains("fails"));
     let bundles = entries(&results.join("failed"));
     assert_eq!(bundles.len(), 1, "of the lab that failed: {bundles:?}");
-    let clean = runner.run("clean", &[]);
-    assert!(clean.status.success(), "{}", said(&clean));
+    runner.clean();
     runner.nothing_left();
 }
 
@@ -135,8 +139,8 @@ fn a_cancelled_run_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(128 + 2), "{}", said(&output));
     runner.nothing_left();
-    let clean = runner.run("clean", &[]);
-    assert!(clean.status.success(), "also where there is nothing to do: {}", said(&clean));
+    // Also where there is nothing to do.
+    runner.clean();
 }
 
 #[test]
@@ -145,8 +149,7 @@ fn a_killed_run_leaves_nothing_once_cleaned() {
     let mut child = runner.begin();
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
-    let clean = runner.run("clean", &[]);
-    assert!(clean.status.success(), "{}", said(&clean));
+    runner.clean();
     runner.nothing_left();
 }
 

@@ -149,9 +149,9 @@ impl Claim {
 }
 
 /// Gives each claim the block it has already, or in order the lowest free block of `pool`: free of `reserved` wherever it is, of the
-/// blocks of claims that share a base node, and of the addresses it is to keep clear of. Blocks have one comfortable size where the pool allows, so that
-/// networks can grow without moving others. The `taken` blocks belong to the claim of the same index in another pool. `Err` holds
-/// the index of the first claim that found no room.
+/// blocks of claims that share a base node, and of the addresses it is to keep clear of. Blocks have one comfortable size where the
+/// pool allows, so that networks can grow without moving others. The `taken` blocks belong to the claim of the same index in another
+/// pool. `Err` holds the index of the first claim that found no room.
 pub fn blocks(
     pool: Ipv4Net,
     comfortable: &[u8],
