@@ -4,7 +4,12 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use serde_json::Value;
 use vilab::fastpath::config::Below;
@@ -385,6 +390,56 @@ fn a_live_packet_is_followed_through_all_visits() {
         for (status, found) in found {
             assert_eq!((status, found["hops"].as_array().map(Vec::len)), (Some(0), Some(5)), "{found:#}");
         }
+    }
+}
+
+/// Beside a TCP stream that fills all wires, captures cannot take all that passes; a probe is followed nevertheless, and of a packet
+/// of the stream itself it is never said without more that it was lost.
+#[test]
+fn a_probe_is_followed_through_a_loaded_lab() {
+    for dataplane in common::dataplanes() {
+        let up =
+            common::Up::lab(&format!("trace-load-{dataplane}"), "figure-11-revisitation.yaml", dataplane);
+        let running = up.running();
+        let lab = &running.state().lab;
+        let place = |name: &str| {
+            let node = lab.networks.iter().flat_map(|n| &n.nodes).find(|n| n.name == name);
+            let node = node.expect("a node");
+            (node.netns.clone(), node.host.expect("a host address"))
+        };
+        let ((a, _), (f, address)) = (place("A"), place("F"));
+        let listener = running.namespaces().run(&f, || TcpListener::bind((address, 5001)));
+        let listener = listener.expect("the namespace").expect("a listener");
+        let sink = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let (mut buffer, mut count) = (vec![0; 1 << 16], 0);
+            loop {
+                match stream.read(&mut buffer).expect("the bytes") {
+                    0 => return count,
+                    length => count += length,
+                }
+            }
+        });
+        let stream = running.namespaces().run(&a, || TcpStream::connect((address, 5001)));
+        let mut stream = stream.expect("the namespace").expect("a connection");
+        let (done, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
+        let flag = Arc::clone(&done);
+        let source = std::thread::spawn(move || {
+            while !flag.load(Ordering::Relaxed) {
+                stream.write_all(&[7; 1 << 16]).expect("the bytes are taken");
+            }
+        });
+        let probes: Vec<_> = (0..5).map(|_| trace(up.name(), &["A", "F"])).collect();
+        let live = trace(up.name(), &["--live", "--for", "20s", "A", "F"]);
+        done.store(true, Ordering::Relaxed);
+        source.join().expect("the source");
+        let count = sink.join().expect("the sink");
+        assert!(count > 1 << 20, "{count} bytes in {:?}", began.elapsed());
+        for (status, found) in probes {
+            assert_eq!((status, found["arrived"].as_bool()), (Some(0), Some(true)), "{found:#}");
+        }
+        let (status, found) = live;
+        assert!(status == Some(0) || !causes(&found, "capture").is_empty(), "{found:#}");
     }
 }
 

@@ -38,6 +38,8 @@ pub enum CauseKind {
     Filter,
     Impairment,
     Service,
+    /// More passed than a capture could take.
+    Capture,
 }
 
 /// A look at the nodes of a way, each of whose kernels is asked once.

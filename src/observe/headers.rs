@@ -1,25 +1,20 @@
 //! The test `headers`: the stack of IP headers of one probe each time it passes a base node. Nodes and expected
 //! rows go in, a verdict with both as tables comes out. It never counts the reply or anyone else's packets.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::net::Ipv4Addr;
 
 use super::Context;
 use super::arrival::{self, Flight};
 use super::esp::{self, Keys, Sealed};
 use super::names;
-use super::probe::Mark;
+use super::probe::{Mark, OVERHEAD, PAYLOAD};
 use super::runner::Verdict;
 use super::wire;
-use crate::error::{Context as _, Error, Kind, Result};
+use super::wires::{self, Tap};
+use crate::error::{Error, Result};
 use crate::model::{BASE, HeaderRow, Lab, NetId, NodeId};
-use crate::sys::packet_socket::Capture;
 
 type Pair = (Ipv4Addr, Ipv4Addr);
-
-/// The EtherType of IPv4.
-const IPV4: u16 = 0x0800;
 
 /// One passage of the probe over one interface of the base node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +31,8 @@ pub(crate) struct Row {
 pub(crate) struct Passage {
     pub(crate) rows: Vec<Row>,
     pub(crate) flight: Flight,
+    /// That some of it may not have been seen, in words.
+    pub(crate) lost: Option<String>,
 }
 
 /// Captures on the wires of base node `at` while one marked probe goes from `from` to the address `dst` of `to`.
@@ -46,48 +43,24 @@ pub(crate) fn measure(
     dst: Ipv4Addr,
     at: NodeId,
 ) -> Result<Passage> {
-    let ns = &ctx.lab.node(at).netns;
-    let (capture, wires) = ctx
-        .namespaces
-        .run(ns, || open(ctx.lab, at))?
-        .doing(Kind::Kernel, || format!("cannot capture in namespace {ns}"))?;
+    let tap = Tap::open(ctx, at, &wires::lengths_of(ctx.lab, PAYLOAD + OVERHEAD))?;
     let flight = arrival::fly(ctx, from, to, dst)?;
     let number = flight.arrived.map_or(flight.attempts - 1, |a| a.number);
-    let rows = drain(&capture, &wires, &Keys::of(ctx.lab), (flight.mark, number))
-        .doing(Kind::Kernel, || "cannot read a capture".into())?;
-    Ok(Passage { rows, flight })
+    let rows = drain(ctx.lab, &tap, (flight.mark, number))?;
+    Ok(Passage { rows, flight, lost: tap.lost(ctx.lab)?.map(|cause| cause.what) })
 }
 
-/// The capture and, by interface index, the base node at the other end of each wire.
-fn open(lab: &Lab, at: NodeId) -> io::Result<(Capture, BTreeMap<usize, NodeId>)> {
-    let capture = Capture::open()?;
-    let mut wires = BTreeMap::new();
-    for end in &lab.node(at).ends {
-        let index = nix::net::if_::if_nametoindex(lab.end(*end).dev.as_str())?;
-        wires.insert(usize::try_from(index).map_err(io::Error::other)?, lab.peer(*end).node);
-    }
-    Ok((capture, wires))
-}
-
-fn drain(
-    capture: &Capture,
-    wires: &BTreeMap<usize, NodeId>,
-    keys: &Keys,
-    (mark, number): (Mark, usize),
-) -> io::Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    let mut buffer = vec![0; 65_536];
-    while let Some(frame) = capture.recv(&mut buffer)? {
-        let Some(neighbour) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
-            continue;
-        };
-        let (packet, sealed) = keys.open(frame.bytes);
-        let Some((headers, echo)) = wire::parse_request(&packet) else { continue };
+fn drain(lab: &Lab, tap: &Tap, (mark, number): (Mark, usize)) -> Result<Vec<Row>> {
+    let (keys, mut rows) = (Keys::of(lab), Vec::new());
+    tap.drain(&mut |passed| {
+        let (packet, sealed) = keys.open(passed.bytes);
+        let Some((headers, echo)) = wire::parse_request(&packet) else { return };
         if mark.is_probe(&echo, number) {
             let stack = headers.iter().map(|h| (h.src, h.dst)).collect();
-            rows.push(Row { inward: !frame.outgoing, neighbour, stack, sealed });
+            let neighbour = lab.peer(passed.end).node;
+            rows.push(Row { inward: !passed.outgoing, neighbour, stack, sealed });
         }
-    }
+    })?;
     Ok(rows)
 }
 
@@ -103,6 +76,9 @@ pub(crate) fn test(
     let dst = dst.ok_or_else(|| Error::usage(format!("{} has no address", ctx.lab.full_name(to))))?;
     let passage = measure(ctx, from, to, dst, at)?;
     let mut verdict = compare(ctx.lab, from.net, is, &passage.rows);
+    if let Some(lost) = passage.lost.filter(|_| !verdict.holds) {
+        verdict.and(Verdict::of(false, "the capture sees all that passes".into(), lost));
+    }
     if passage.flight.arrived.is_none() {
         verdict.and(Verdict::of(false, "the probe arrives".into(), passage.flight.failure()));
     }

@@ -39,6 +39,7 @@ mod trace;
 mod walk;
 pub mod watch;
 mod wire;
+mod wires;
 
 use std::num::NonZero;
 use std::path::PathBuf;

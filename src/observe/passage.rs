@@ -5,8 +5,8 @@
 //! one place at a time, and each node's capture is in order of time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use super::probe::{Mark, OVERHEAD, PAYLOAD, SMALLEST};
 use super::resolve::label;
 use super::resolve::look::Computed;
 use super::walk::{self, Event, Header, Layer, Packet, Walk};
+use super::wires::{self, Tap};
 use super::{Context, each, names, wire};
 use crate::capture::Filter;
 use crate::error::{Context as _, Error, Kind, Result};
@@ -28,14 +29,18 @@ use crate::model::{BASE, EndId, Lab, NetId, NodeId};
 use crate::packet::{self, Ipv4Repr, bpf, ipv4};
 use crate::routing::{Expected, Faults};
 use crate::sys::limits;
-use crate::sys::packet_socket::Capture;
 
-/// The EtherType of IPv4.
-const IPV4: u16 = 0x0800;
 /// From this many base nodes on, the default limit on open files may be too low.
 const MANY: usize = 200;
+/// How often a packet is followed anew because a capture could not take all that passed.
+const ATTEMPTS: usize = 4;
 /// Time for a packet of the nodes' own to cross all wires, from when it is first seen; impairments may need most of it.
 const AFTERWARDS: Duration = Duration::from_secs(2);
+/// Packets taken from one capture before the others have their turn.
+const BATCH: usize = 256;
+/// What one look at the captures may take of that time. A machine that stands still for seconds, as emulated ones do, holds up the
+/// packet as well, which is not lost for that.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The way of one probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,16 +167,38 @@ pub fn follow(
     let expected = Expected::compute(lab, ctx.rib, faults);
     let packet = Packet { from, to: address, src: None, ttl: ipv4::DEFAULT_TTL, length, whole: true };
     let walks = walk::walks(lab, &mut Computed::new(lab, &expected, faults), &packet)?;
-    let before = Drops::now(ctx);
-    let captures = captures(ctx)?;
-    let flight = arrival::fly_sized(ctx, from, to, address, size.map(|s| s - OVERHEAD))?;
-    let number = flight.arrived.map_or(flight.attempts.saturating_sub(1), |a| a.number);
-    let rows = drain(lab, captures, (flight.mark, number))?;
-    let crossings = in_order(lab, lab.node(from).base, rows);
-    let end =
-        End { arrived: flight.arrived.map(|a| a.header.ttl), unsent: flight.unsent.map(|e| e.to_string()) };
-    let watch = Watch { ctx, faults, before };
-    watch.explained(&packet, to, walks, &crossings, &end)
+    let taps = taps(ctx, |_| true, &wires::lengths_of(lab, length))?;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let before = Drops::now(ctx);
+        let flight = arrival::fly_sized(ctx, from, to, address, size.map(|s| s - OVERHEAD))?;
+        let number = flight.arrived.map_or(flight.attempts.saturating_sub(1), |a| a.number);
+        let rows = drain(lab, &taps, (flight.mark, number))?;
+        let crossings = in_order(lab, lab.node(from).base, rows);
+        let arrived = flight.arrived.map(|a| a.header.ttl);
+        let end = End { arrived, unsent: flight.unsent.map(|e| e.to_string()) };
+        let watch = Watch { ctx, faults, before };
+        let trace = watch.explained(&packet, to, walks.clone(), &crossings, &end)?;
+        if let Some(trace) = complete(lab, trace, &taps, attempt)? {
+            return Ok(trace);
+        }
+    }
+}
+
+/// What was followed, unless it differs and the captures lost something meanwhile, and there is another attempt.
+fn complete(lab: &Lab, mut trace: Trace, taps: &[Tap], attempt: usize) -> Result<Option<Trace>> {
+    let mut lost = Vec::new();
+    for tap in taps {
+        lost.extend(tap.lost(lab)?);
+    }
+    if trace.difference.is_some() && !lost.is_empty() {
+        if attempt < ATTEMPTS {
+            return Ok(None);
+        }
+        trace.causes.extend(lost);
+    }
+    Ok(Some(trace))
 }
 
 /// Of the packets that a node sends by itself, which one is followed.
@@ -200,37 +227,46 @@ pub fn follow_live(
         return Err(Error::usage(title)
             .hint("traffic that crosses no wire is not captured; without --live a probe is sent"));
     }
-    let before = Drops::now(ctx);
-    let captures = captures(ctx)?;
-    forget(&captures, lab.node(from).base)?;
-    let (identity, rows) = listen(lab, &captures, (from, to), live)?.ok_or_else(|| {
-        let text = live.filter.as_ref().and_then(|f| f.text.as_ref());
-        let words = format!(
-            "nothing that {} sent to {}{} was seen in {} s",
-            lab.full_name(from),
-            lab.full_name(to),
-            text.map(|text| format!(", of `{text}`,")).unwrap_or_default(),
-            live.patience.as_secs_f64()
-        );
-        Error::new(Kind::Failed, words)
-            .hint("--live waits for traffic of the nodes' own; without it a probe is sent")
-    })?;
-    let packet = Packet {
-        from,
-        to: identity.dst,
-        src: Some(identity.src),
-        ttl: identity.ttl,
-        length: identity.length,
-        whole: false,
-    };
-    let expected = Expected::compute(lab, ctx.rib, faults);
-    let walks = walk::walks(lab, &mut Computed::new(lab, &expected, faults), &packet)?;
-    let crossings = in_order(lab, lab.node(from).base, rows);
-    let last = crossings.last().filter(|c| c.received && lab.peer(c.row.end).node == lab.node(to).base);
-    // Its last node takes nothing from the TTL.
-    let arrived = last.and_then(|c| c.row.headers.last()).map(|h| h.ttl);
-    let watch = Watch { ctx, faults, before };
-    watch.explained(&packet, to, walks, &crossings, &End { arrived, unsent: None })
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let before = Drops::now(ctx);
+        // The capture where it is sent is opened last: what that sees is still to come everywhere else.
+        let (start, others) = (lab.node(from).base, |node: &NodeId| *node != lab.node(from).base);
+        let mut taps = taps(ctx, others, &(0..=u32::MAX))?;
+        taps.insert(0, Tap::open(ctx, start, &(0..=u32::MAX))?);
+        let (identity, rows) = listen(lab, &taps, (from, to), live)?.ok_or_else(|| {
+            let text = live.filter.as_ref().and_then(|f| f.text.as_ref());
+            let words = format!(
+                "nothing that {} sent to {}{} was seen in {} s",
+                lab.full_name(from),
+                lab.full_name(to),
+                text.map(|text| format!(", of `{text}`,")).unwrap_or_default(),
+                live.patience.as_secs_f64()
+            );
+            Error::new(Kind::Failed, words)
+                .hint("--live waits for traffic of the nodes' own; without it a probe is sent")
+        })?;
+        let packet = Packet {
+            from,
+            to: identity.dst,
+            src: Some(identity.src),
+            ttl: identity.ttl,
+            length: identity.length,
+            whole: false,
+        };
+        let expected = Expected::compute(lab, ctx.rib, faults);
+        let walks = walk::walks(lab, &mut Computed::new(lab, &expected, faults), &packet)?;
+        let crossings = in_order(lab, lab.node(from).base, rows);
+        let last = crossings.last().filter(|c| c.received && lab.peer(c.row.end).node == lab.node(to).base);
+        // Its last node takes nothing from the TTL.
+        let arrived = last.and_then(|c| c.row.headers.last()).map(|h| h.ttl);
+        let watch = Watch { ctx, faults, before };
+        let trace = watch.explained(&packet, to, walks, &crossings, &End { arrived, unsent: None })?;
+        if let Some(trace) = complete(lab, trace, &taps, attempt)? {
+            return Ok(trace);
+        }
+    }
 }
 
 /// How a packet ended.
@@ -316,23 +352,11 @@ impl Identity {
     }
 }
 
-/// Forgets what was seen before all captures were open, for not all of its way was: a packet that is under way is not to look
-/// lost. The base node that sends comes last, so that what it sends from then on is still to come everywhere else.
-fn forget(captures: &Taps, start: NodeId) -> Result<()> {
-    let mut order: Vec<&Capture> = captures.iter().filter(|(n, ..)| *n != start).map(|(_, c, _)| c).collect();
-    order.extend(captures.iter().filter(|(n, ..)| *n == start).map(|(_, c, _)| c));
-    let mut buffer = vec![0; 65_536];
-    for capture in order {
-        while capture.recv(&mut buffer).doing(Kind::Kernel, || "cannot read a capture".into())?.is_some() {}
-    }
-    Ok(())
-}
-
 /// Waits for a packet from one node to the other; what it is, and where it was seen until it had crossed the last wire or
 /// the time was over.
 fn listen(
     lab: &Lab,
-    captures: &Taps,
+    taps: &[Tap],
     (from, to): (NodeId, NodeId),
     live: &Live,
 ) -> Result<Option<(Identity, Rows)>> {
@@ -341,49 +365,66 @@ fn listen(
     let wanted = |packet: &[u8]| live.filter.as_ref().is_none_or(|f| bpf::run(&f.raw, packet) > 0);
     let (start, keys) = (lab.node(from).base, Keys::of(lab));
     let (mut rows, mut found, mut buffer) = (Rows::new(), None::<Identity>, vec![0; 65_536]);
-    let mut until = Instant::now() + live.patience;
+    // What others saw since the queue of the sender was empty: it may have been sent after that.
+    let mut early: Vec<(Identity, NodeId, bool, Row)> = Vec::new();
+    let (mut looked, mut left) = (Instant::now(), live.patience);
     loop {
-        // Where it is sent first, so that the first packet is followed from its beginning.
-        let mut order: Vec<&(NodeId, Capture, BTreeMap<usize, EndId>)> = captures.iter().collect();
-        order.sort_by_key(|(node, ..)| *node != start);
-        for (node, capture, wires) in order {
-            let of_node: &mut [VecDeque<Row>; 2] = rows.entry(*node).or_default();
-            let read = || "cannot read a capture".to_owned();
-            while let Some(frame) = capture.recv(&mut buffer).doing(Kind::Kernel, read)? {
-                let Some(end) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
-                    continue;
+        for tap in taps {
+            // All have their turn, also where one never becomes empty; but no other's before it is known which packet is meant, or
+            // that none has been sent.
+            let (mut empty, mut taken) = (false, 0);
+            while taken < if found.is_none() && tap.node == start { wires::QUEUED } else { BATCH } {
+                taken += 1;
+                let Some(passed) = tap.next(&mut buffer)? else {
+                    empty = true;
+                    break;
                 };
-                let (bytes, sealed, kept) = keys.open_keeping(frame.bytes);
+                let (bytes, sealed, kept) = keys.open_keeping(passed.bytes);
                 let headers = packet::stack(&bytes);
                 let Some(identity) = Identity::of(&headers, &bytes).filter(ours) else { continue };
                 let inner = (headers.len() - 1) * ipv4::HEADER_LEN;
-                if found.is_none() && *node == start && frame.outgoing && wanted(&bytes[inner..]) {
+                let sent = tap.node == start && passed.outgoing;
+                if found.is_none() && sent && wanted(&bytes[inner..]) {
+                    for (_, node, outgoing, row) in early.drain(..).filter(|e| e.0.is(&identity)) {
+                        note(&mut rows, node, outgoing, row);
+                    }
                     found = Some(identity.clone());
-                    until = until.min(Instant::now() + AFTERWARDS);
+                    (looked, left) = (Instant::now(), AFTERWARDS);
                 }
-                if found.as_ref().is_some_and(|f| f.is(&identity)) {
-                    of_node[usize::from(!frame.outgoing)].push_back(Row {
-                        end,
-                        headers,
-                        sealed,
-                        kept,
-                        bytes,
-                    });
+                let row = Row { end: passed.end, headers, sealed, kept, bytes };
+                match &found {
+                    Some(found) if found.is(&identity) => note(&mut rows, tap.node, passed.outgoing, row),
+                    None if tap.node != start => early.push((identity, tap.node, passed.outgoing, row)),
+                    Some(_) | None => {}
+                }
+            }
+            if found.is_none() && tap.node == start {
+                early.clear();
+                if !empty {
+                    break;
                 }
             }
         }
         let there = rows.get(&lab.node(to).base).is_some_and(|r| !r[1].is_empty());
-        if Instant::now() >= until || (there && is_through(lab, to, start, &rows)) {
+        let passed = looked.elapsed();
+        looked += passed;
+        left = left.saturating_sub(if found.is_some() { passed.min(LOOK) } else { passed });
+        if left.is_zero() || (there && is_through(lab, to, start, &rows)) {
             return Ok(found.map(|found| (found, rows)));
         }
         let mut fds: Vec<PollFd<'_>> =
-            captures.iter().map(|(_, c, _)| PollFd::new(c.as_fd(), PollFlags::POLLIN)).collect();
-        let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            taps.iter().map(|tap| PollFd::new(tap.as_fd(), PollFlags::POLLIN)).collect();
+        let pause = if found.is_some() { left.min(LOOK) } else { left } + Duration::from_micros(999);
+        match poll(&mut fds, PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e).doing(Kind::Kernel, || "cannot wait for a packet".into()),
         }
     }
+}
+
+fn note(rows: &mut Rows, node: NodeId, outgoing: bool, row: Row) {
+    let of_node: &mut [VecDeque<Row>; 2] = rows.entry(node).or_default();
+    of_node[usize::from(!outgoing)].push_back(row);
 }
 
 /// Whether node `to` has it, which comes to the base node of `to` for that node and not for another on the way.
@@ -401,51 +442,31 @@ fn ends_at(lab: &Lab, to: NodeId, headers: &[Ipv4Repr]) -> bool {
     lab.node(to).ends.iter().any(|end| lab.link(end.link).link_addrs(end.side).any(|a| a == link.dst))
 }
 
-type Taps = Vec<(NodeId, Capture, BTreeMap<usize, EndId>)>;
-
-/// A capture in each base node, and which device is which end of a wire.
-fn captures(ctx: &Context<'_>) -> Result<Taps> {
-    let nodes: Vec<NodeId> = ctx.lab.base().nodes.iter().map(|n| n.id).collect();
+/// A capture in each of these base nodes.
+fn taps(ctx: &Context<'_>, of: impl Fn(&NodeId) -> bool, lengths: &RangeInclusive<u32>) -> Result<Vec<Tap>> {
+    let nodes: Vec<NodeId> = ctx.lab.base().nodes.iter().map(|n| n.id).filter(of).collect();
     if nodes.len() > MANY {
         limits::raise_open_files()
             .doing(Kind::Environment, || "cannot raise the limit on open files".into())?;
     }
-    each(&nodes, |node| {
-        let ns = &ctx.lab.node(*node).netns;
-        let open = || -> io::Result<_> {
-            let capture = Capture::open()?;
-            let mut wires = BTreeMap::new();
-            for end in &ctx.lab.node(*node).ends {
-                let index = nix::net::if_::if_nametoindex(ctx.lab.end(*end).dev.as_str())?;
-                wires.insert(usize::try_from(index).map_err(io::Error::other)?, *end);
-            }
-            Ok((capture, wires))
-        };
-        let opened = ctx.namespaces.run(ns, open)?;
-        let (capture, wires) = opened.doing(Kind::Kernel, || format!("cannot capture in namespace {ns}"))?;
-        Ok((*node, capture, wires))
-    })
+    each(&nodes, |node| Tap::open(ctx, *node, lengths))
 }
 
 /// What each base node sent and received of one probe, in order of time.
 type Rows = BTreeMap<NodeId, [VecDeque<Row>; 2]>;
 
-fn drain(lab: &Lab, captures: Taps, (mark, number): (Mark, usize)) -> Result<Rows> {
-    let (keys, mut rows, mut buffer) = (Keys::of(lab), Rows::new(), vec![0; 65_536]);
-    for (node, capture, wires) in captures {
-        let of_node: &mut [VecDeque<Row>; 2] = rows.entry(node).or_default();
-        while let Some(frame) =
-            capture.recv(&mut buffer).doing(Kind::Kernel, || "cannot read a capture".into())?
-        {
-            let Some(end) = wires.get(&frame.device).copied().filter(|_| frame.protocol == IPV4) else {
-                continue;
-            };
-            let (bytes, sealed, kept) = keys.open_keeping(frame.bytes);
-            let Some((headers, echo)) = wire::parse_request(&bytes) else { continue };
+fn drain(lab: &Lab, taps: &[Tap], (mark, number): (Mark, usize)) -> Result<Rows> {
+    let (keys, mut rows) = (Keys::of(lab), Rows::new());
+    for tap in taps {
+        let of_node: &mut [VecDeque<Row>; 2] = rows.entry(tap.node).or_default();
+        tap.drain(&mut |passed| {
+            let (bytes, sealed, kept) = keys.open_keeping(passed.bytes);
+            let Some((headers, echo)) = wire::parse_request(&bytes) else { return };
             if mark.is_probe(&echo, number) {
-                of_node[usize::from(!frame.outgoing)].push_back(Row { end, headers, sealed, kept, bytes });
+                let of_way = &mut of_node[usize::from(!passed.outgoing)];
+                of_way.push_back(Row { end: passed.end, headers, sealed, kept, bytes });
             }
-        }
+        })?;
     }
     Ok(rows)
 }

@@ -306,8 +306,7 @@ impl Watched {
             let passed = passed(namespaces, netns)?;
             let what = || format!("cannot watch the strands in namespace {netns}");
             let opened = namespaces.run(netns, || -> io::Result<(Capture, Vec<Watch>)> {
-                let probes = Capture::open()?;
-                filter::set(&probes, &PROBES)?;
+                let probes = Capture::of(&PROBES)?;
                 Ok((probes, ends.iter().map(|end| Watch::open(end, &passed)).collect::<io::Result<_>>()?))
             })?;
             let (probes, ends) = opened.doing(Kind::Kernel, what)?;

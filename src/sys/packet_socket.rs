@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -104,7 +105,7 @@ impl Ipv4Socket {
     }
 }
 
-/// Everything that passes any device of a namespace, both directions, in order of time.
+/// What passes any device of a namespace, both directions, in order of time.
 #[derive(Debug)]
 pub struct Capture(OwnedFd);
 
@@ -121,19 +122,35 @@ pub struct Frame<'a> {
 }
 
 impl Capture {
-    /// An unbound AF_PACKET socket for all protocols: one for IPv4 alone would not see what is sent.
+    /// Of all packets.
     ///
     /// # Errors
     /// What the kernel says, `EPERM` without `CAP_NET_RAW`.
     pub fn open() -> io::Result<Self> {
-        let fd = socket(
-            AddressFamily::Packet,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::EthAll,
-        )?;
+        Self::of(&[(u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap_or(0), 0, 0, u32::MAX)])
+    }
+
+    /// An unbound AF_PACKET socket for all protocols: one for IPv4 alone would not see what is sent. `program` sees packets from
+    /// their network header on.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(program: &[filter::Instruction]) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        // Of no protocol yet: it hears nothing before it has its filter.
+        let fd = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
+        filter::set(&fd, program)?;
         set_buffers(fd.as_fd(), QUEUE_BYTES)?;
+        bind(fd.as_fd(), 0, libc::ETH_P_ALL)?;
         Ok(Self(fd))
+    }
+
+    /// Packets that passed the filter and found no room in the queue, since this was called last.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn dropped(&self) -> io::Result<u32> {
+        Ok(statistics(self.0.as_fd())?.dropped)
     }
 
     /// The next packet, or `None` if there is none now.
@@ -191,7 +208,8 @@ pub fn others(addr: Ipv4Addr, protocol: u8) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// `PACKET_VNET_HDR` of linux/if_packet.h.
+/// Of linux/if_packet.h, at level `SOL_PACKET`.
+const PACKET_STATISTICS: libc::c_int = 6;
 const PACKET_VNET_HDR: libc::c_int = 15;
 
 /// Takes what arrives for this host on an Ethernet device or the loopback, has this protocol, and is for this address.
@@ -217,6 +235,48 @@ fn arrivals(addr: Ipv4Addr, protocol: u8) -> [filter::Instruction; 11] {
         (end, 0, 0, u32::MAX),
         (end, 0, 0, 0),
     ]
+}
+
+/// Takes IPv4 packets of these lengths on any Ethernet device: bytes from the IPv4 header on, of superpackets all.
+#[must_use]
+pub fn ipv4_on_wires(lengths: &RangeInclusive<u32>) -> [filter::Instruction; 9] {
+    let code = |code: u32| u16::try_from(code).unwrap_or(0);
+    let ancillary = |what: libc::c_int| (libc::SKF_AD_OFF + what).cast_unsigned();
+    let load_half = code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS);
+    let jump = |test: u32| code(libc::BPF_JMP | test | libc::BPF_K);
+    let end = code(libc::BPF_RET | libc::BPF_K);
+    [
+        (load_half, 0, 0, ancillary(libc::SKF_AD_HATYPE)),
+        (jump(libc::BPF_JEQ), 0, 6, u32::from(libc::ARPHRD_ETHER)),
+        (load_half, 0, 0, ancillary(libc::SKF_AD_PROTOCOL)),
+        (jump(libc::BPF_JEQ), 0, 4, libc::ETH_P_IP.cast_unsigned()),
+        (code(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN), 0, 0, 0),
+        (jump(libc::BPF_JGE), 0, 2, *lengths.start()),
+        (jump(libc::BPF_JGT), 1, 0, *lengths.end()),
+        (end, 0, 0, u32::MAX),
+        (end, 0, 0, 0),
+    ]
+}
+
+/// What the kernel counted of a packet socket since it was asked last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Passed the filter, those that were dropped included.
+    pub seen: u32,
+    /// Did not fit into the socket's queue.
+    pub dropped: u32,
+}
+
+#[expect(unsafe_code, reason = "nix has no PACKET_STATISTICS")]
+pub(super) fn statistics(fd: BorrowedFd<'_>) -> io::Result<Statistics> {
+    let mut counts = [0u32; 2];
+    let mut length = libc::socklen_t::try_from(size_of_val(&counts)).map_err(io::Error::other)?;
+    let to = (&raw mut counts).cast();
+    // SAFETY: `counts` is a `tpacket_stats`, two integers, and lives through the call with its length.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_STATISTICS, to, &raw mut length) };
+    Errno::result(result)?;
+    Ok(Statistics { seen: counts[0], dropped: counts[1] })
 }
 
 /// Has a packet socket receive what has this EtherType (`ETH_P_`), on device `index` or on all where it is 0.

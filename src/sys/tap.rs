@@ -1,6 +1,6 @@
 //! Packet sockets for captures: what passes one device, both directions, each packet with the kernel's stamp. A device
 //! and a filter go in; frames as the device has them come out, up to a batch with one system call. It never blocks.
-#![expect(unsafe_code, reason = "recvmmsg with control messages, getsockname and PACKET_STATISTICS")]
+#![expect(unsafe_code, reason = "recvmmsg with control messages, and getsockname")]
 
 use std::io;
 use std::mem::zeroed;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
 use super::filter::{self, Instruction};
-use super::packet_socket::{bind, set_int};
+use super::packet_socket::{Statistics, bind, set_int, statistics};
 use super::socket::set_buffers;
 
 /// Packets taken with one system call at most.
@@ -19,7 +19,6 @@ const BATCH: usize = 32;
 /// Bytes of control messages of one packet: a stamp, `tpacket_auxdata`, and their headers.
 const CONTROL: usize = 128;
 /// Of linux/if_packet.h, at level `SOL_PACKET`.
-const PACKET_STATISTICS: libc::c_int = 6;
 const PACKET_AUXDATA: libc::c_int = 8;
 
 /// Which way a packet went, and to whom, as the kernel saw it.
@@ -43,15 +42,6 @@ pub struct Caught<'a> {
     pub length: u32,
     /// From its link header on, where the device has one.
     pub bytes: &'a [u8],
-}
-
-/// What the kernel counted since it was asked last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Statistics {
-    /// Passed the filter, those that were dropped included.
-    pub seen: u32,
-    /// Did not fit into the socket's queue.
-    pub dropped: u32,
 }
 
 /// A capture on one device.
@@ -98,15 +88,7 @@ impl Tap {
     /// # Errors
     /// What the kernel says.
     pub fn statistics(&self) -> io::Result<Statistics> {
-        let mut counts = [0u32; 2];
-        let mut length = socklen(size_of_val(&counts))?;
-        let to = (&raw mut counts).cast();
-        // SAFETY: `counts` is a `tpacket_stats`, two integers, and lives through the call with its length.
-        let result = unsafe {
-            libc::getsockopt(self.fd.as_raw_fd(), libc::SOL_PACKET, PACKET_STATISTICS, to, &raw mut length)
-        };
-        Errno::result(result)?;
-        Ok(Statistics { seen: counts[0], dropped: counts[1] })
+        statistics(self.fd.as_fd())
     }
 }
 
