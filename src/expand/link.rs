@@ -6,6 +6,17 @@ use crate::spec::{Diagnostic, LinkSpec, Shape, Span, Spanned};
 
 type Pair = (Spanned<String>, Spanned<String>);
 
+/// The links of one item in network `own`, whose nodes may have their full names in it.
+pub(super) fn expand_in(own: &str, spec: &LinkSpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatLink> {
+    let mut links = expand(spec, errors);
+    for end in links.iter_mut().flat_map(|link| [&mut link.a, &mut link.b]) {
+        if let Some(short) = end.value.strip_prefix(own).and_then(|rest| rest.strip_prefix('/')) {
+            end.value = short.to_owned();
+        }
+    }
+    links
+}
+
 /// The links of one item.
 pub(super) fn expand(spec: &LinkSpec, errors: &mut Vec<Diagnostic>) -> Vec<FlatLink> {
     let pairs = match pairs(spec, errors) {

@@ -121,7 +121,7 @@ fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
         }
         nodes.extend(names.into_iter().map(|name| BaseNodeSpec { name, ..node.clone() }));
     }
-    let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect::<Vec<_>>();
+    let links = spec.links.iter().flat_map(|l| link::expand_in("base", l, errors)).collect::<Vec<_>>();
     let mut known: BTreeSet<String> = nodes.iter().map(|n| n.name.value.clone()).collect();
     for end in links.iter().flat_map(|l| [&l.a, &l.b]) {
         if known.insert(end.value.clone()) {
@@ -134,7 +134,7 @@ fn base(spec: BaseSpec, errors: &mut Vec<Diagnostic>) -> FlatBase {
 
 fn vi(spec: ViSpec, errors: &mut Vec<Diagnostic>) -> FlatVi {
     let nodes = spec.nodes.iter().flat_map(|n| vi_nodes(n, errors)).collect();
-    let links = spec.links.iter().flat_map(|l| link::expand(l, errors)).collect();
+    let links = spec.links.iter().flat_map(|l| link::expand_in(&spec.name.value, l, errors)).collect();
     let ViSpec { name, over, besides, addresses, mtu, routing, security, emulate, owner, .. } = spec;
     let owner = owner.map(|o| o.value);
     FlatVi { name, over, besides, nodes, links, addresses, mtu, routing, security, emulate, owner }

@@ -279,7 +279,7 @@ fn unread(tree: &Tree) -> Spanned<String> {
     Spanned::new(String::new(), tree.span)
 }
 
-fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViNodeSpec> {
+pub(crate) fn vi_node(name: Spanned<String>, tree: &Tree, errors: &mut Errors) -> Option<ViNodeSpec> {
     const ROLES: [(&str, Role); 4] =
         [("host", Role::Host), ("router", Role::Router), ("both", Role::Both), ("phantom", Role::Phantom)];
     if matches!(tree.value, Value::Scalar(_)) {

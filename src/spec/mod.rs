@@ -30,7 +30,7 @@ pub use tests::{
 };
 pub use units::duration;
 
-pub(crate) use decode::link;
+pub(crate) use decode::{link, vi_node};
 pub(crate) use fields::{Errors, Fields, boolean, entries, list, text, wrong_type};
 pub(crate) use write::write;
 pub(crate) use yaml::{Tree, Value};

@@ -8,6 +8,7 @@ use super::ends::{self, Frame, Local, Made, Owner, Port, Refusal};
 use super::evaluate::{Evaluator, Place};
 use super::expression::{Names, Turns};
 use super::template::{Template, get, scalar_text};
+use super::unmade::Seen;
 use super::written::{flat_link, placed};
 use super::{MAX_LEVELS, fitting, is_plain, names_of};
 use crate::expand::{MAX_NODES, link, range};
@@ -27,6 +28,8 @@ pub(super) struct Expander<'t, 'e> {
     names: &'t Names,
     turns: Turns,
     pub(super) instances: Instances,
+    /// What has been made.
+    pub(super) seen: Seen,
     /// By number of the instance.
     made: Vec<Made>,
     nodes: usize,
@@ -55,6 +58,7 @@ impl<'t, 'e> Expander<'t, 'e> {
             names,
             turns,
             instances: Instances::default(),
+            seen: Seen::default(),
             made: Vec::new(),
             nodes: 0,
             links: 0,
@@ -349,6 +353,9 @@ impl<'t, 'e> Expander<'t, 'e> {
             (Some(false), Some(when)) => Some(Local::Absent(place.span(when.span))),
             _ => Some(Local::Failed),
         };
+        if exists != Some(false) {
+            self.seen.add(value);
+        }
         if let Some(missing) = missing {
             names.iter().for_each(|name| self.declare(frame, name, missing.clone()));
         } else if get(value, "use").is_some() {
@@ -430,6 +437,9 @@ impl<'t, 'e> Expander<'t, 'e> {
                 return;
             }
             let holds = get(item, "when").map_or(Some(true), |when| self.values.holds(when, place));
+            if holds != Some(false) {
+                self.seen.add(item);
+            }
             if holds == Some(true) {
                 let before = self.values.errors.len();
                 let item = self.values.tree(&without(item, &["when"]), place);
@@ -444,7 +454,10 @@ impl<'t, 'e> Expander<'t, 'e> {
     fn link(&mut self, frame: &Frame, item: &Tree, strict: bool, out: &mut Out) {
         let Some(spec) = spec::link(item, &mut self.values.errors) else { return };
         let before = self.values.errors.len();
-        let links = link::expand(&spec, &mut self.values.errors);
+        let links = match frame.prefix.as_str() {
+            "" => link::expand_in(&frame.path, &spec, &mut self.values.errors),
+            _ => link::expand(&spec, &mut self.values.errors),
+        };
         if self.values.errors.len() > before {
             return;
         }
@@ -495,7 +508,7 @@ fn flat_name(frame: &Frame, name: &Spanned<String>) -> Tree {
 }
 
 /// A map without these keys; any other tree as it is.
-fn without(tree: &Tree, keys: &[&str]) -> Tree {
+pub(super) fn without(tree: &Tree, keys: &[&str]) -> Tree {
     let Value::Map(items) = &tree.value else { return tree.clone() };
     let keep = |(key, _): &&(Tree, Tree)| scalar_text(key).is_none_or(|key| !keys.contains(&key));
     Tree::new(tree.span, Value::Map(items.iter().filter(keep).cloned().collect()))

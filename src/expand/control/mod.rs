@@ -10,6 +10,7 @@ mod scalar;
 mod template;
 #[cfg(test)]
 mod tests;
+mod unmade;
 mod written;
 
 use std::collections::BTreeSet;
@@ -74,8 +75,9 @@ pub(crate) fn flatten(file: &Tree, given: &[Given], errors: &mut Errors) -> Flat
     let mut expander = Expander::new(evaluator, &templates, &names, turns);
     let tree = lab(file, &mut expander, &names);
     let cut_short = expander.halted();
-    let Expander { values, instances, .. } = expander;
+    let Expander { values, instances, seen, .. } = expander;
     errors.extend(values.errors);
+    unmade::check(file, &templates, &seen, errors);
     Flat { tree, instances, failed: values.failed, cut_short }
 }
 
