@@ -667,8 +667,8 @@ pub fn parse_source(source: &Source<'_>, running: Option<&Lab>) -> Result<Lab> {
     let flat = control::flatten(&file, given, &mut errors);
     let tree = import::merged(&flat.tree, imported, &mut errors);
     let own = errors.clone();
-    let whole = (!flat.cut_short).then_some(tree.as_ref());
-    let spec = whole.and_then(|tree| spec::decode(tree, &mut errors));
+    let decoded = spec::decode(tree.as_ref(), &mut errors);
+    let spec = decoded.filter(|_| !flat.cut_short);
     let aside = errors_beside(tree.as_ref(), &mut errors);
     let built = match spec.map(|spec| expand::expand(spec, &mut errors)) {
         Some(lab) => build(&lab, text, errors, running),
