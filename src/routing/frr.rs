@@ -234,7 +234,8 @@ impl<'a> This<'a> {
         for Neighbour { dev, link, .. } in self.ends() {
             let _ = writeln!(text, " network {dev}");
             if link.cost > 1 {
-                let _ = writeln!(text, " offset-list any in {} {dev}", (link.cost - 1).min(15));
+                // Instead of the one that ripd adds by itself.
+                let _ = writeln!(text, " offset-list any in {} {dev}", link.cost.min(16));
             }
         }
         if !self.node.forwards {
