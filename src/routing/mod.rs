@@ -86,7 +86,7 @@ impl Rib {
         targets.extend(external_targets(lab, network, cut));
         let bound = merges(lab, network).then_some(network.pool.prefix_len());
         let table = |node: usize| {
-            let mut table = graph.routes(lab, network, node, &targets, &distances, bound);
+            let mut table = graph.routes(lab, network, node, &targets, &distances, (cut, bound));
             table.extend(wires_left(lab, network.nodes[node].id, cut));
             table.sort_by_key(|r| r.prefix);
             table
@@ -250,7 +250,8 @@ impl Graph {
         best
     }
 
-    /// The routes of a node; with a bound, merged up to prefixes longer than that.
+    /// The routes of a node; with a bound, merged up to prefixes longer than that. What lies behind a device of its own that is
+    /// down it may learn from others: the far end of a port that an emulated router has lost is up.
     fn routes(
         &self,
         lab: &Lab,
@@ -258,10 +259,12 @@ impl Graph {
         node: usize,
         targets: &[Target],
         distances: &[Vec<Option<u64>>],
-        bound: Option<u8>,
+        (cut, bound): (&Cut, Option<u8>),
     ) -> Vec<Route> {
         let at = &network.nodes[node];
-        let own: Vec<Ipv4Addr> = lab.addresses(at.id).collect();
+        let down: Vec<Ipv4Addr> =
+            at.ends.iter().filter(|e| !cut.is_up(**e)).map(|e| lab.end(*e).addr).collect();
+        let own: Vec<Ipv4Addr> = lab.addresses(at.id).filter(|a| !down.contains(a)).collect();
         let mut sets = HopSets::default();
         let hops_to: Vec<usize> =
             (0..self.edges.len()).map(|to| sets.number(self.next_hops(node, to, &distances[to]))).collect();
