@@ -14,6 +14,9 @@ use crate::process::{self, Ended};
 
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Exit status of a shell for a program that is not there, and for one that cannot be run (POSIX, 2.8.2).
+const NOT_FOUND: i32 = 127;
+const NOT_RUN: i32 = 126;
 /// Lines of output that are shown.
 const SHOWN: usize = 10;
 
@@ -36,9 +39,15 @@ pub(crate) fn test(ctx: &Context<'_>, asked: &Exec<'_>) -> Result<Verdict> {
         let mut command = Command::new(program);
         command.args(arguments).env("VILAB_LAB", &ctx.lab.name);
         command.env("VILAB_NODE", ctx.lab.full_name(asked.at));
-        process::run_within(&mut command, PATIENCE)
+        process::try_within(&mut command, PATIENCE)
     })??;
-    Ok(judge(asked, &ended))
+    Ok(judge(asked, &ended.unwrap_or_else(|e| not_begun(program, &e))))
+}
+
+/// As a shell says it.
+fn not_begun(program: &str, e: &std::io::Error) -> Ended {
+    let status = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
+    Ended { status: Some(status), stdout: Vec::new(), stderr: format!("{program}: {e}").into_bytes() }
 }
 
 fn judge(asked: &Exec<'_>, ended: &Ended) -> Verdict {

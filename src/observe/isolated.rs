@@ -1,18 +1,19 @@
 //! The test `isolated`. Networks go in; a verdict comes out, which names probes of one network that arrived in
 //! another or were answered from there. It never passes on silence alone: each sender must reach its own network at
-//! the same time.
+//! the same time, unless all its links are down or lose what they carry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::arrival::Listener;
-use super::patience::Ways;
+use super::patience::{HOPELESS, Ways};
 use super::probe::{Battery, Fate, Pace, Shot};
 use super::runner::Verdict;
 use super::{Context, each, names};
 use crate::error::Result;
-use crate::model::{NetId, NodeId};
+use crate::model::{EndId, NetId, NodeId};
+use crate::routing::{Expected, Faults, Journeys};
 
 /// Probes of one test at most; above it, the addresses are dealt out to the senders in turn.
 const MOST: usize = 60_000;
@@ -30,7 +31,7 @@ const PACE: Pace = Pace {
 /// Every node of each network probes the addresses of every other network, and the nodes it has links to. Every node
 /// also listens: an address that both networks have ("ships in the night") may answer, but the probe must not
 /// arrive in the other network.
-pub(crate) fn test(ctx: &Context<'_>, networks: &[NetId]) -> Result<Verdict> {
+pub(crate) fn test(ctx: &Context<'_>, faults: &Faults, networks: &[NetId]) -> Result<Verdict> {
     let mut foreign = Vec::new();
     for from in networks {
         for to in networks.iter().filter(|to| *to != from) {
@@ -39,7 +40,7 @@ pub(crate) fn test(ctx: &Context<'_>, networks: &[NetId]) -> Result<Verdict> {
     }
     let nodes: Vec<NodeId> =
         networks.iter().flat_map(|n| ctx.lab.net(*n).nodes.iter().map(|n| n.id)).collect();
-    let controls: Vec<Shot> = nodes.iter().flat_map(|id| control_shots(ctx, *id)).collect();
+    let controls = control_shots(ctx, faults, &nodes);
     let shots: Vec<Shot> = foreign.iter().chain(&controls).copied().collect();
     let listeners = each(&nodes, |id| Ok((*id, Listener::open(ctx, *id)?)))?;
     let mut battery = Battery::open(ctx, nodes.iter().copied(), false)?;
@@ -77,9 +78,20 @@ fn foreign_shots(ctx: &Context<'_>, from: NetId, to: NetId, most: usize) -> Vec<
     shots
 }
 
-/// To the nodes this one has links to.
-fn control_shots(ctx: &Context<'_>, node: NodeId) -> Vec<Shot> {
-    ctx.lab.node(node).ends.iter().map(|end| Shot::new(node, ctx.lab.peer(*end).addr)).collect()
+/// From each node to those that it has links to which carry something.
+fn control_shots(ctx: &Context<'_>, faults: &Faults, nodes: &[NodeId]) -> Vec<Shot> {
+    let expected = Expected::compute(ctx.lab, ctx.rib, faults);
+    let journeys = Journeys::new(ctx.lab, ctx.rib);
+    let carries = |end: &&EndId| {
+        let back = EndId { side: 1 - end.side, ..**end };
+        let share = journeys.over(**end).then(journeys.over(back)).delivered;
+        expected.cut.is_alive(end.link) && share >= HOPELESS
+    };
+    let of_node = |id: &NodeId| {
+        let ends = ctx.lab.node(*id).ends.iter().filter(carries);
+        ends.map(|end| Shot::new(*id, ctx.lab.peer(*end).addr)).collect::<Vec<_>>()
+    };
+    nodes.iter().flat_map(of_node).collect()
 }
 
 /// Foreign probes first, then control probes, and where foreign probes arrived.

@@ -156,7 +156,7 @@ fn judge(ctx: &Context<'_>, actions: &mut Actions<'_>, test: &Test, until: Insta
         TestKind::Ping { pairs, count, size, df } => {
             ping::ping(ctx, &Ping { pairs, count: *count, size: *size, df: *df })
         }
-        TestKind::Isolated { networks } => isolated::test(ctx, networks),
+        TestKind::Isolated { networks } => isolated::test(ctx, actions.faults(), networks),
         TestKind::Trace { from, to, hops } => trace::test(ctx, *from, *to, hops),
         TestKind::Ttl { from, to, is } => ping::ttl(ctx, *from, *to, *is),
         TestKind::Headers { from, to, at, is } => headers::test(ctx, *from, *to, *at, is),

@@ -14,8 +14,9 @@ use crate::error::{Context as _, Kind, Result};
 use crate::model::{EndId, Lab, NodeId};
 use crate::sys::packet_socket::{Capture, ipv4_on_wires};
 
-/// Bytes that one network puts before a packet at most: its own header, a link header, and ESP with its trailer.
-const HEADERS: usize = 100;
+/// Bytes that one network puts before a packet at most: its own header, a link header, and ESP with its trailer; twice where a
+/// router of it is played by what rides on it.
+const HEADERS: usize = 200;
 /// More packets than a queue can hold: of one that never becomes empty, this many have been there before, and all else is new.
 pub(super) const QUEUED: usize = 32_768;
 

@@ -85,9 +85,21 @@ pub const KEPT: usize = 1 << 20;
 /// If it cannot be run.
 pub fn run_within(command: &mut Command, patience: Duration) -> Result<Ended> {
     let name = command.get_program().to_string_lossy().into_owned();
+    try_within(command, patience)?.map_err(|e| spawn_error(&name, &e))
+}
+
+/// The same; the inner error is why it did not begin.
+///
+/// # Errors
+/// If it cannot be waited for.
+pub fn try_within(command: &mut Command, patience: Duration) -> Result<io::Result<Ended>> {
+    let name = command.get_program().to_string_lossy().into_owned();
     child::die_with_parent(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(|e| spawn_error(&name, &e))?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(e) => return Ok(Err(e)),
+    };
     let watched = watch(&mut child, Instant::now() + patience);
     if !matches!(watched, Ok((true, _))) {
         let group = i32::try_from(child.id()).map(Pid::from_raw);
@@ -98,7 +110,7 @@ pub fn run_within(command: &mut Command, patience: Duration) -> Result<Ended> {
     let status = child.wait().doing(Kind::Environment, what)?;
     let (in_time, [stdout, stderr]) = watched.doing(Kind::Environment, what)?;
     let shell = status.code().or_else(|| status.signal().map(|s| BY_SIGNAL + s)).unwrap_or(BY_SIGNAL);
-    Ok(Ended { status: in_time.then_some(shell), stdout, stderr })
+    Ok(Ok(Ended { status: in_time.then_some(shell), stdout, stderr }))
 }
 
 /// Shell convention: ended by signal n as 128 + n.

@@ -140,6 +140,48 @@ impl<'a> Journeys<'a> {
         Some(path.into_iter().map(|end| self.over(end)).fold(Journey::default(), Journey::then))
     }
 
+    /// The share of packets that arrive, there and back, on the worst of all paths of equal cost, in each layer: a packet may
+    /// take any. `None` where there is no route.
+    #[must_use]
+    pub fn at_worst(&self, from: NodeId, to: NodeId) -> Option<f64> {
+        if self.links.is_empty() {
+            return Some(1.0);
+        }
+        let there = self.worst(from, self.lab.address(to)?, &mut BTreeMap::new())?;
+        Some(there * self.worst(to, self.lab.address(from)?, &mut BTreeMap::new())?)
+    }
+
+    /// `known` holds `None` for a node that is being looked at, too: to come back to one is a loop.
+    fn worst(&self, from: NodeId, to: Ipv4Addr, known: &mut BTreeMap<NodeId, Option<f64>>) -> Option<f64> {
+        if self.lab.addresses(from).any(|a| a == to) {
+            return Some(1.0);
+        }
+        if let Some(found) = known.get(&from) {
+            return *found;
+        }
+        known.insert(from, None);
+        let hops = self.rib.next_hops(self.lab, from, to);
+        let over = |end: &EndId| {
+            let rest = self.worst(self.lab.peer(*end).node, to, known)?;
+            Some(self.worst_over(*end) * rest)
+        };
+        let shares: Option<Vec<f64>> = hops.iter().map(over).collect();
+        let share = shares?.into_iter().reduce(f64::min);
+        known.insert(from, share);
+        share
+    }
+
+    fn worst_over(&self, end: EndId) -> f64 {
+        let link = self.lab.link(end.link);
+        let own = Journey::from(&link.impair[end.side]).delivered;
+        let ways = self.lab.ways(end);
+        let below = match (&link.parallel, ways.as_slice()) {
+            (None, [(from, to), ..]) => self.worst(*from, *to, &mut BTreeMap::new()).unwrap_or(1.0),
+            _ => self.below(end).delivered,
+        };
+        own * below
+    }
+
     /// From a node to another and back.
     #[must_use]
     pub fn round_trip(&self, from: NodeId, to: NodeId) -> Option<Journey> {
@@ -222,5 +264,23 @@ vis:
         let journeys = Journeys::new(&lab, &rib);
         assert!(journeys.links.is_empty());
         assert_eq!(way(&journeys, "X", "Y"), Journey::default());
+    }
+
+    #[test]
+    fn of_paths_of_equal_cost_the_worst_counts_in_each_layer() {
+        let text = "
+name: t
+base: {links: [X -- Y, {link: Y -- Z, forward: {loss: 100%}}, Z -- W -- X]}
+vis: {v: {nodes: {a: X, b: Z}, links: [{link: a -- b, loss: 50%}]}}
+";
+        let lab = model::parse(Path::new("t.yaml"), text).unwrap();
+        let rib = Rib::compute(&lab);
+        let journeys = Journeys::new(&lab, &rib);
+        let id = |name: &str| lab.nodes().find(|n| n.name == name).unwrap().id;
+        let share = |from, to| journeys.at_worst(id(from), id(to)).unwrap();
+        assert_eq!(share("X", "Y"), 1.0);
+        assert_eq!(share("X", "Z"), 0.0, "by Y or by W");
+        assert_eq!(share("a", "b"), 0.0, "what lies below is a path of two as well");
+        assert_eq!(share("Z", "W"), 1.0);
     }
 }
