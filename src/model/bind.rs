@@ -236,11 +236,17 @@ fn nodes(lab: &Lab, pair: &PairSpec, errors: &mut Errors) -> Option<(NodeId, Nod
 
 /// A node of network `net` by its short name, else any node.
 fn near(lab: &Lab, net: Option<NetId>, name: &Spanned<String>, errors: &mut Errors) -> Option<NodeId> {
-    let here = net.and_then(|net| lab.net(net).nodes.iter().find(|n| n.name == name.value));
-    match here {
-        Some(found) => Some(found.id),
+    match net.and_then(|net| inside(lab, net, &name.value)) {
+        Some(found) => Some(found),
         None => node(lab, name, errors),
     }
+}
+
+/// The node of network `net` that has this short or full name.
+fn inside(lab: &Lab, net: NetId, name: &str) -> Option<NodeId> {
+    let network = lab.net(net);
+    let full = name.strip_prefix(network.name.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    network.nodes.iter().find(|n| n.name == full.unwrap_or(name)).map(|n| n.id)
 }
 
 /// A node by name, or a link by name; a link may be written with spaces and either way round.
@@ -329,7 +335,7 @@ fn address(lab: &Lab, net: NetId, name: &Spanned<String>, errors: &mut Errors) -
     if let Ok(literal) = name.value.parse() {
         return Some(literal);
     }
-    let in_net = lab.net(net).nodes.iter().any(|n| n.name == name.value);
+    let in_net = inside(lab, net, &name.value).is_some();
     if !in_net && let Some(end) = link_end(lab, &name.value) {
         if lab.link(end.link).parallel.is_some() {
             errors.push(any_strand(lab, end.link, name.span));
@@ -359,8 +365,7 @@ fn link_end(lab: &Lab, name: &str) -> Option<EndId> {
 
 /// The link header between two neighbours in `net`; `k1.A -> k1.B` where several links join them.
 fn link_header(lab: &Lab, net: NetId, pair: &PairSpec, errors: &mut Errors) -> Option<Addresses> {
-    let find = |name: &str| lab.net(net).nodes.iter().find(|n| n.name == name).map(|n| n.id);
-    let (Some(a), Some(b)) = (find(&pair.from.value), find(&pair.to.value)) else {
+    let (Some(a), Some(b)) = (inside(lab, net, &pair.from.value), inside(lab, net, &pair.to.value)) else {
         return header(lab, net, pair, errors);
     };
     let ends: Vec<EndId> = lab.node(a).ends.iter().copied().filter(|e| lab.peer(*e).node == b).collect();
@@ -378,7 +383,8 @@ fn link_header(lab: &Lab, net: NetId, pair: &PairSpec, errors: &mut Errors) -> O
         several => {
             let name = &lab.link(several[0].link).name;
             let title = format!("several links join `{}` and `{}`", pair.from.value, pair.to.value);
-            let help = format!("say which, such as `{name}.{} -> {name}.{}`", pair.from.value, pair.to.value);
+            let [a, b] = [a, b].map(|id| &lab.node(id).name);
+            let help = format!("say which, such as `{name}.{a} -> {name}.{b}`");
             errors.push(Diagnostic::new("test", pair.from.span, title).help(help));
             None
         }
