@@ -64,19 +64,26 @@ fn d22_a_packet_is_lost_with_each_of_its_fragments() {
         sender.connect(receiver.local_addr().unwrap()).unwrap();
         receiver.set_read_timeout(Some(Duration::from_millis(60))).unwrap();
         let count = 600;
-        // Two packets of the VI with 1,480 bytes each, in two parts each; one of them; one that fits.
-        for (size, parts) in [(1000, 1), (1472, 2), (2952, 4)] {
+        // Sizes that have as many parts on the wire whether or not the kernel has learned of the path's 1,460 bytes: one that fits;
+        // a packet of the VI in two parts, or two that fit; one in two parts and one that fits, or three.
+        for (size, parts) in [(1000, 1), (1472, 2), (2900, 3)] {
             let expected = 0.95_f64.powi(parts);
-            let deviation = (expected * (1.0 - expected) / f64::from(count)).sqrt();
-            let found = share(&sender, &receiver, size, count);
-            println!(
-                "{dataplane}: {parts} fragments, {:.1} % arrive, expected {:.1} %",
-                found * 100.0,
-                expected * 100.0
-            );
+            let mut shares = Vec::new();
+            // Chance goes astray for a while; what is wrong stays so in the mean.
+            let found = loop {
+                shares.push(share(&sender, &receiver, size, count));
+                let rounds = u32::try_from(shares.len()).unwrap();
+                let found = shares.iter().sum::<f64>() / f64::from(rounds);
+                let deviation = (expected * (1.0 - expected) / f64::from(count * rounds)).sqrt();
+                let is_as_expected = (found - expected).abs() < 4.5 * deviation;
+                if is_as_expected || rounds == 3 {
+                    break is_as_expected.then_some(found).ok_or(found);
+                }
+            };
+            println!("{dataplane}: {parts} fragments, {shares:?} arrive, expected {expected:.3}");
             assert!(
-                (found - expected).abs() < 4.5 * deviation,
-                "{found} of datagrams in {parts} fragments arrive on {dataplane}, not {expected}"
+                found.is_ok(),
+                "{found:?} of datagrams in {parts} fragments arrive on {dataplane}, not {expected}"
             );
         }
     }
