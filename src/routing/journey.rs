@@ -92,12 +92,14 @@ pub struct Journeys<'a> {
     rib: &'a Rib,
     /// Over each link from this end, what lies below included; empty where nothing is impaired.
     links: BTreeMap<EndId, Journey>,
+    /// The share that arrives over each, on the worst of the paths of equal cost below.
+    shares: BTreeMap<EndId, f64>,
 }
 
 impl<'a> Journeys<'a> {
     #[must_use]
     pub fn new(lab: &'a Lab, rib: &'a Rib) -> Self {
-        let mut journeys = Self { lab, rib, links: BTreeMap::new() };
+        let mut journeys = Self { lab, rib, links: BTreeMap::new(), shares: BTreeMap::new() };
         if !lab.impaired() {
             return journeys;
         }
@@ -108,6 +110,8 @@ impl<'a> Journeys<'a> {
                 let end = EndId { link: link.id, side };
                 let journey = Journey::from(&link.impair[side]).then(journeys.below(end));
                 journeys.links.insert(end, journey);
+                let share = journeys.worst_over(end);
+                journeys.shares.insert(end, share);
             }
         }
         journeys
@@ -163,7 +167,7 @@ impl<'a> Journeys<'a> {
         let hops = self.rib.next_hops(self.lab, from, to);
         let over = |end: &EndId| {
             let rest = self.worst(self.lab.peer(*end).node, to, known)?;
-            Some(self.worst_over(*end) * rest)
+            Some(self.shares.get(end).copied().unwrap_or(1.0) * rest)
         };
         let shares: Option<Vec<f64>> = hops.iter().map(over).collect();
         let share = shares?.into_iter().reduce(f64::min);
@@ -171,6 +175,7 @@ impl<'a> Journeys<'a> {
         share
     }
 
+    /// Those of the layers below are known.
     fn worst_over(&self, end: EndId) -> f64 {
         let link = self.lab.link(end.link);
         let own = Journey::from(&link.impair[end.side]).delivered;
